@@ -1,0 +1,45 @@
+"""fromzero: from a bare NVIDIA card to a served model.
+
+Every word of the command line is a function that returns a record. Nothing is imported until it is used: the package
+must run before PyTorch is chosen.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "Advice": "records",
+    "Card": "records",
+    "Energy": "records",
+    "FromzeroError": "errors",
+    "Memory": "records",
+    "Plan": "records",
+    "Prediction": "records",
+    "Preprocessing": "records",
+    "Recipe": "records",
+    "Stack": "records",
+    "Time": "records",
+    "Workload": "records",
+    "evaluate": "report",
+    "export": "exporting",
+    "find_card": "facts.cards",
+    "plan": "planning",
+    "plan_many": "planning",
+    "predict": "predicting",
+    "resume": "training",
+    "serve": "serving.server",
+    "train": "training",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PUBLIC]

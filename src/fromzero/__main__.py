@@ -1,0 +1,3 @@
+from fromzero.cli import main
+
+raise SystemExit(main())

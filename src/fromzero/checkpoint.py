@@ -1,0 +1,140 @@
+"""Weights and training state on disk: safetensors and JSON, never a pickle, never half-written.
+
+A checkpoint is a folder written beside its place and swapped in. `state.json` is written last and holds the checksum
+of every other file, so a folder is either complete or known not to be. After a crash between the two renames of a
+swap, the complete one of the two folders is found by `recover`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from fromzero.errors import RunError
+from fromzero.files import disk_error, sync
+
+Tensors = dict[str, torch.Tensor]
+_STATE = "state.json"
+
+
+def save(folder: Path, groups: dict[str, Tensors], state: dict[str, Any]) -> None:
+    """Write `groups` as `<group>.safetensors` and `state` as JSON, then take the place of what was in `folder`.
+    Raises DiskError; the checkpoint that was there stays whole."""
+    new, old = _beside(folder)
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        sums = {}
+        for name, tensors in groups.items():
+            path = new / f"{name}.safetensors"
+            save_file(_storable(tensors), path)
+            sync(path)
+            sums[path.name] = _checksum(path)
+        state_file = new / _STATE
+        state_file.write_text(json.dumps({**state, "sha256": sums}, indent=1), encoding="utf-8")
+        sync(state_file)
+        _swap(folder, new, old)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(new, ignore_errors=True)
+        raise disk_error(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
+
+
+def load(folder: Path, *groups: str) -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """The named groups (all of them if none is named) and the state, checked against their checksums."""
+    recover(folder)
+    state = _state(folder)
+    if state is None:
+        raise RunError("no_checkpoint", path=folder)
+    loaded = {}
+    for name in groups or [each.removesuffix(".safetensors") for each in state["sha256"]]:
+        path = folder / f"{name}.safetensors"
+        if not path.is_file() or _checksum(path) != state["sha256"].get(path.name):
+            raise RunError("checkpoint_damaged", path=path)
+        loaded[name] = load_file(path)
+    return loaded, state
+
+
+def exists(folder: Path) -> bool:
+    """Whether there is a checkpoint to load."""
+    recover(folder)
+    return _state(folder) is not None
+
+
+def recover(folder: Path) -> None:
+    """Finish, or undo, a swap that a crash cut off."""
+    new, old = _beside(folder)
+    if not folder.exists():
+        for candidate in (new, old):  # the newer one first, if it was complete
+            if _complete(candidate):
+                os.replace(candidate, folder)
+                break
+    if folder.exists():
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
+    """The optimizer's tensors, flat: "<number of the parameter>.<name>"."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{number}.{name}": value
+        for number, values in state.items()
+        for name, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Put packed tensors back; settings such as the learning rate come from the recipe, not from the file."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _storable(tensors: Tensors) -> Tensors:
+    """On the CPU, contiguous, and without two names for one storage: what safetensors takes."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def _swap(folder: Path, new: Path, old: Path) -> None:
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    return folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
+
+
+def _state(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _complete(folder: Path) -> bool:
+    state = _state(folder)
+    if state is None:
+        return False
+    return all((folder / n).is_file() and _checksum(folder / n) == s for n, s in state.get("sha256", {}).items())
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,83 @@
+"""fromzero doctor: what is wrong with this machine, or with an error log."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from fromzero.errors import UsageError
+from fromzero.language import say
+from fromzero.machine.detect import system
+from fromzero.machine.doctor import Facts, Finding, as_text, examine, explain, look
+from fromzero.records import to_json
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--log", metavar="FILE", help=say("flag.doctor.log"))
+    parser.add_argument("--json", action="store_true", help=say("flag.json"))
+
+
+def run(options: argparse.Namespace) -> int:
+    return _of_log(options) if options.log is not None else _of_machine(options)
+
+
+def _of_machine(options: argparse.Namespace) -> int:
+    facts = look()
+    findings = examine(facts)
+    if options.json:
+        _print_json({"findings": to_json(findings), "machine": as_text(facts)})
+    else:
+        _print(findings or say("doctor.healthy"))
+        print(_summary(facts))
+    return 1 if findings else 0
+
+
+def _of_log(options: argparse.Namespace) -> int:
+    findings = explain(_read(options.log), wsl=system() == "wsl")
+    unknown = any(each.code == "unknown" for each in findings)
+    if options.json:
+        _print_json({"findings": to_json(findings)})
+    else:
+        _print(findings or say("doctor.log_clean"))
+        if unknown:
+            print(_summary(look()))
+    return 1 if unknown else 0
+
+
+def _read(path: str) -> str:
+    """The log as text; consoles and log collectors leave every encoding behind, UTF-16 of PowerShell included."""
+    try:
+        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError("log_not_read", path=path, reason=error.strerror or error) from error
+    wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    return content.decode("utf-16" if wide else "utf-8", errors="replace")
+
+
+def _print_json(answer: dict[str, object]) -> None:
+    print(json.dumps(answer, ensure_ascii=False, indent=2))
+
+
+def _print(findings: list[Finding] | str) -> None:
+    """The findings, or the sentence that says why there are none."""
+    if isinstance(findings, str):
+        print(findings)
+        return
+    for finding in findings:
+        print(f"{finding.code}: {finding.cause}")
+        print(f"  {say('doctor.evidence')} {finding.evidence}")
+        print(f"  {say('doctor.fix')} {finding.fix}\n")
+
+
+def _summary(facts: Facts) -> str:
+    lines = [say("doctor.machine")]
+    for name, value in as_text(facts).items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {each}" for key, each in value.items())
+        elif isinstance(value, list):
+            value = "; ".join(value) or say("doctor.no_gpu")
+        if value not in ("", None):
+            lines.append(f"  {name:<10} {value}")
+    return "\n".join(lines)

@@ -1,0 +1,55 @@
+"""fromzero train DATA ... | --resume RUN"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from fromzero.commands import _words
+from fromzero.errors import UsageError
+from fromzero.language import say
+from fromzero.terminal import Terminal
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="?", type=Path, help=say("flag.data"))
+    parser.add_argument("--resume", type=Path, metavar="RUN", help=say("flag.resume"))
+    parser.add_argument("--plan", type=Path, metavar="FILE", help=say("flag.plan"))
+    parser.add_argument("--model", help=say("flag.model"))
+    parser.add_argument("--output", type=Path, help=say("flag.run_output"))
+    parser.add_argument("--imgsz", type=int, help=say("flag.imgsz"))
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help=say("flag.device"))
+    parser.add_argument("--json", action="store_true", help=say("flag.json"))
+    _words.add_recipe(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    if (options.data is None) == (options.resume is None):
+        raise UsageError("data_or_resume")
+    from fromzero.training import resume, train
+
+    console = Terminal()
+    if options.resume is not None:
+        done = resume(options.resume, console)
+    else:
+        words = {"model": "cnn", **_from_plan(options.plan), **_words.given(options, "model", "imgsz")}
+        done = train(options.data, output=options.output, device=options.device, console=console, **words)
+    if options.json:
+        print(json.dumps({"run": str(done.path), **done.record()}, indent=1, ensure_ascii=False))
+    else:
+        print(done.path)
+    return 0
+
+
+def _from_plan(path: Path | None) -> dict[str, object]:
+    """The words a plan file stands for: a plan is a config."""
+    if path is None:
+        return {}
+    from fromzero.records import plan_from_json, to_json
+
+    try:
+        plan = plan_from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError("bad_plan_file", path=path, reason=error) from error
+    return {"model": plan.workload.model, "imgsz": plan.workload.input_shape[-1], **to_json(plan.recipe)}

@@ -1,0 +1,197 @@
+"""The manifest: one row a picture of a data set folder, kept in a Parquet file beside the pictures.
+
+A folder is `class/*.jpg`, or `{train,val,test}/class/*.jpg`. Scanning decodes every picture once, so that nothing
+downstream meets a file that cannot be read; a second scan looks only at what changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fromzero.data.images import SUFFIXES, decode
+from fromzero.errors import DataError, MissingPackage, UnreadableImage, UsageError
+from fromzero.language import say
+from fromzero.machine.process import usable_cores
+from fromzero.terminal import Console
+
+SPLITS = ("train", "val", "test")
+_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_FOLDER = ".fromzero"
+
+
+class Facts(NamedTuple):
+    """What is known of one file; see `Manifest`."""
+
+    split: str = ""
+    bytes: int = 0
+    modified: int = 0
+    hash: str = ""
+    width: int = 0
+    height: int = 0
+    grey: bool = False
+    spread: float = 0.0
+    problem: str = ""
+
+
+_COLUMNS = ("path", "label", "given", *Facts._fields)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Columns of equal length, a row a picture, sorted by path. `path` is relative to `root`; `label` numbers
+    `classes`; `given` is the split its folder names and `split` the one assigned ("" for none); `hash` is of the file's
+    bytes; `spread` is the standard deviation of the grey values; `problem` is an error code, "" for a good picture."""
+
+    root: Path
+    classes: tuple[str, ...]
+    columns: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.columns["path"])
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        return self.columns[column]
+
+    def good(self) -> np.ndarray:
+        """Rows that can be used."""
+        return np.flatnonzero(self["problem"] == "")
+
+    def rows(self, split: str) -> np.ndarray:
+        """Good rows of a split."""
+        return np.flatnonzero((self["problem"] == "") & (self["split"] == split))
+
+    def with_column(self, name: str, values: np.ndarray) -> Manifest:
+        return dataclasses.replace(self, columns={**self.columns, name: values})
+
+
+def scan(root: Path | str, console: Console | None = None) -> Manifest:
+    """Read the folder, reuse what an earlier scan knew of unchanged files, and keep the result."""
+    console = console or Console()
+    root = Path(root)
+    if not root.is_dir():
+        raise UsageError("no_such_folder", path=root)
+    found = list(_files(root))
+    classes = tuple(sorted({name for _, name, _ in found}))
+    if not found or not classes:
+        raise DataError("no_pictures", path=root, suffixes=" ".join(SUFFIXES))
+    known = _known(root)
+    paths = [path for path, _, _ in found]
+    with (
+        ThreadPoolExecutor(_readers(root, paths)) as pool,
+        console.progress(say("data.scanning"), len(paths)) as advance,
+    ):
+        looked = []
+        for facts in pool.map(lambda path: _look(root, path, known.get(path)), paths):
+            looked.append(facts)
+            advance()
+    columns = {name: np.array([getattr(each, name) for each in looked]) for name in Facts._fields}
+    columns["path"] = np.array(paths)
+    columns["label"] = np.array([classes.index(name) for _, name, _ in found])
+    columns["given"] = np.array([given for _, _, given in found])
+    manifest = Manifest(root, classes, columns)
+    save(manifest)
+    return manifest
+
+
+def save(manifest: Manifest) -> Path:
+    """Write the manifest beside its pictures (or in the user's cache where that cannot be written)."""
+    pyarrow, parquet = _parquet()
+    path = state_folder(manifest.root) / "manifest.parquet"
+    table = pyarrow.table({name: manifest[name] for name in _COLUMNS})
+    table = table.replace_schema_metadata({"classes": "\n".join(manifest.classes)})
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    parquet.write_table(table, temporary)
+    os.replace(temporary, path)
+    return path
+
+
+def state_folder(root: Path) -> Path:
+    """Where what is derived from a data set is kept: in it, or in the user's cache if it is read-only."""
+    inside = root / _FOLDER
+    try:
+        inside.mkdir(exist_ok=True)
+        if os.access(inside, os.W_OK):
+            return inside
+    except OSError:
+        pass
+    key = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
+    elsewhere = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fromzero" / "data" / key
+    elsewhere.mkdir(parents=True, exist_ok=True)
+    return elsewhere
+
+
+def _files(root: Path) -> Iterator[tuple[str, str, str]]:
+    """(relative path, class, split its folder names) of every file that claims to be a picture, sorted."""
+    folders = [each for each in sorted(root.iterdir()) if each.is_dir() and not each.name.startswith(".")]
+    names = {each.name.lower() for each in folders}
+    nested = "train" in names and names <= _SPLIT_FOLDERS.keys()
+    tops: Sequence[tuple[Path, str]] = [(each, _SPLIT_FOLDERS[each.name.lower()]) for each in folders] if nested else []
+    classes = [(sub, given) for top, given in tops for sub in sorted(top.iterdir())] or [(f, "") for f in folders]
+    for folder, given in classes:
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
+                yield path.relative_to(root).as_posix(), folder.name, given
+
+
+def _readers(root: Path, paths: Sequence[str]) -> int:
+    """Threads that pay: decoding a photo lets go of the interpreter, decoding an icon is mostly interpreter."""
+    sizes = [(root / path).stat().st_size for path in paths[:: max(1, len(paths) // 50)]]
+    return usable_cores() if sum(sizes) / len(sizes) > 16 << 10 else 1
+
+
+def _look(root: Path, path: str, known: Facts | None) -> Facts:
+    """What one file holds; `known` is what an earlier scan found there."""
+    try:
+        status = (root / path).stat()
+        if known and (known.bytes, known.modified) == (status.st_size, status.st_mtime_ns):
+            return known
+        content = (root / path).read_bytes()
+    except OSError:
+        return Facts(problem="image_not_read")
+    seen = Facts(bytes=status.st_size, modified=status.st_mtime_ns, split=known.split if known else "")
+    seen = seen._replace(hash=hashlib.blake2b(content, digest_size=16).hexdigest())
+    try:
+        picture = decode(content, path)
+    except UnreadableImage as error:
+        return seen._replace(problem=error.code)
+    small = picture.convert("L").reduce(max(1, min(picture.size) // 32))
+    return seen._replace(
+        width=picture.width,
+        height=picture.height,
+        grey=picture.mode == "L",
+        spread=float(np.asarray(small, dtype=np.float32).std()),
+    )
+
+
+def _known(root: Path) -> dict[str, Facts]:
+    """What the last scan found, by path; empty if there was none or it cannot be read."""
+    path = state_folder(root) / "manifest.parquet"
+    if not path.is_file():
+        return {}
+    pyarrow, parquet = _parquet()
+    try:
+        table = parquet.read_table(path)
+        columns = [table.column(name).to_pylist() for name in Facts._fields]
+        return dict(zip(table.column("path").to_pylist(), map(Facts, *columns), strict=True))
+    except (OSError, KeyError, pyarrow.ArrowException):
+        return {}  # a damaged manifest is only a cache: look at the pictures again
+
+
+def _parquet() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingPackage("pyarrow", "train") from error
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,54 @@
+"""Writing files so that a crash at any moment leaves either the old one or the new one, whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fromzero.errors import DiskError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as JSON, beside and then renamed. Raises DiskError; the old file is then untouched."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """UTF-8 text, beside and then renamed."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write a file to; it takes its place when the block ends well."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield beside
+        sync(beside)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise disk_error(path, error) from error
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk: a rename must not outrun what it renames."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def disk_error(path: Path, error: OSError) -> DiskError:
+    """What went wrong with writing `path`, with the space that is left."""
+    existing = next(each for each in (path, *path.parents) if each.exists())
+    free = shutil.disk_usage(existing).free
+    reason = error.strerror or str(error)
+    return DiskError("disk", path=path, reason=reason, free=f"{free / 2**30:.2f} GiB")

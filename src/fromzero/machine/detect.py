@@ -1,0 +1,273 @@
+"""What this machine is: system, Python, driver and NVIDIA cards through NVML, and the CPU as a device.
+
+Nothing here needs a driver, torch or NumPy: what cannot be found out is empty, and `Machine.nvml` says why. Files are
+read below `root`, so that a test can play another machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fromzero.facts.cards import card_of_device
+from fromzero.records import Card
+
+NVIDIA_VENDOR = "0x10de"
+_DISPLAY_CLASS = "0x03"  # PCI class of display controllers, 3D controllers included
+
+# A CPU's power limit cannot be read everywhere; one assumption for all, stated in the card's notes.
+ASSUMED_CPU_WATTS = 65.0
+# Without NumPy nothing is measured: conservative figures of a core with AVX2.
+_GUESSED_FLOPS_PER_CORE, _GUESSED_BANDWIDTH = 20e9, 10e9
+_MATRIX_SIDE, _COPY_BYTES, _SECONDS_EACH = 1024, 64 << 20, 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One NVIDIA device. `name` is the driver's; memory in bytes; `capability` like "8.6"."""
+
+    name: str
+    memory_bytes: int
+    capability: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """`os` is linux, wsl, windows or macos. `glibc` is "" where there is none or it is not known, "musl" on musl.
+    `driver` is "" without one. `nvml` is "" if NVML answered, else why not: "missing" (no library), "no driver",
+    "mismatch" (library and kernel module differ), or its own words. `gpu_seen` is true if an NVIDIA card is on the
+    bus, whether or not a driver answers for it."""
+
+    os: str
+    processor: str = "x86_64"
+    python: str
+    glibc: str = ""
+    driver: str = ""
+    gpus: tuple[Gpu, ...] = field(default=())
+    nvml: str = ""
+    gpu_seen: bool = False
+
+
+def this_machine(root: Path = Path("/")) -> Machine:
+    """This machine as it is now."""
+    driver, gpus, problem = _nvml()
+    return Machine(
+        os=system(root),
+        processor=_processor(),
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        glibc=_glibc(),
+        driver=driver,
+        gpus=gpus,
+        nvml=problem,
+        gpu_seen=bool(gpus) or _on_bus(root),
+    )
+
+
+def this_card() -> Card:
+    """The first NVIDIA card of this machine, or its CPU if it has none. Raises UnknownName for a card that is not in
+    the catalogue."""
+    _, gpus, _ = _nvml()
+    return card_of_device(gpus[0].name, gpus[0].memory_bytes) if gpus else this_cpu()
+
+
+def this_cpu(root: Path = Path("/")) -> Card:
+    """This machine's CPU as a card; takes up to half a second the first time, to measure it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    total, available = _memory(root)
+    measured = _measured(cores)
+    flops, bandwidth = measured or (_GUESSED_FLOPS_PER_CORE * cores, _GUESSED_BANDWIDTH)
+    how = "measured on this machine" if measured else "estimated from the number of cores: NumPy is not installed"
+    return Card(
+        name=_cpu_name(root),
+        series="cpu",
+        form="cpu",
+        architecture=_processor(),
+        memory_bytes=total,
+        usable_bytes=available,
+        bandwidth=bandwidth,
+        rates={"fp32": flops},
+        sms=cores,
+        tdp_watts=ASSUMED_CPU_WATTS,
+        source=how,
+        notes=f"power is an assumption: {ASSUMED_CPU_WATTS:.0f} W",
+    )
+
+
+# --- the system -----------------------------------------------------------------------------------------------------
+
+
+def system(root: Path = Path("/")) -> str:
+    """linux, wsl, windows or macos."""
+    if sys.platform == "win32":
+        return "windows"
+    if sys.platform == "darwin":
+        return "macos"
+    return "wsl" if "microsoft" in _text(root / "proc/version").lower() else "linux"
+
+
+def _processor() -> str:
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
+def _glibc() -> str:
+    if not sys.platform.startswith("linux"):
+        return ""
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").removeprefix("glibc").strip() or "musl"
+    except (ValueError, OSError):  # the name itself is unknown to musl
+        return "musl"
+
+
+def _on_bus(root: Path) -> bool:
+    for device in sorted(root.glob("sys/bus/pci/devices/*")):
+        if _text(device / "vendor").strip() == NVIDIA_VENDOR and _text(device / "class").startswith(_DISPLAY_CLASS):
+            return True
+    return False
+
+
+def _text(path: Path) -> str:
+    """The text of a small file, or "" if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+# --- NVIDIA ---------------------------------------------------------------------------------------------------------
+
+
+def _nvml() -> tuple[str, tuple[Gpu, ...], str]:
+    """Driver version, devices, and "" or why NVML does not answer."""
+    try:
+        import pynvml
+    except ImportError:
+        return "", (), "nvidia-ml-py is not installed"
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return "", (), _why(error, pynvml)
+    try:
+        driver = _str(pynvml.nvmlSystemGetDriverVersion())
+        count = pynvml.nvmlDeviceGetCount()
+        return driver, tuple(_gpu(pynvml, pynvml.nvmlDeviceGetHandleByIndex(each)) for each in range(count)), ""
+    except pynvml.NVMLError as error:  # a card fell off the bus, or an old driver lacks a call
+        return "", (), _why(error, pynvml)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(nvml: object, handle: object) -> Gpu:
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)  # type: ignore[attr-defined]
+    return Gpu(
+        name=_str(nvml.nvmlDeviceGetName(handle)),  # type: ignore[attr-defined]
+        memory_bytes=int(nvml.nvmlDeviceGetMemoryInfo(handle).total),  # type: ignore[attr-defined]
+        capability=f"{major}.{minor}",
+    )
+
+
+def _why(error: Exception, nvml: object) -> str:
+    names = {
+        "NVML_ERROR_LIBRARY_NOT_FOUND": "missing",
+        "NVML_ERROR_DRIVER_NOT_LOADED": "no driver",
+        "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "mismatch",
+    }
+    for name, word in names.items():
+        if getattr(error, "value", None) == getattr(nvml, name):
+            return word
+    return str(error)
+
+
+def _str(value: str | bytes) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value  # bytes before nvidia-ml-py 12
+
+
+# --- the CPU --------------------------------------------------------------------------------------------------------
+
+
+def _cpu_name(root: Path) -> str:
+    for line in _text(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Hardware") and value.strip():
+            return " ".join(value.split())
+    return platform.processor() or platform.machine() or "CPU"
+
+
+def _memory(root: Path) -> tuple[int, int]:
+    """Bytes of RAM, and what a process can still get of them, a container's limit included."""
+    import psutil
+
+    ram = psutil.virtual_memory()
+    left = _container_memory_left(root)
+    return int(ram.total), int(ram.available if left is None else min(ram.available, left))
+
+
+def _container_memory_left(root: Path) -> int | None:
+    """Bytes until the tightest limit of this process's control groups, or None if there is none. The file cache counts
+    as free: the kernel gives it back."""
+    left = []
+    for folder, limit, used, cache in _cgroups(root):
+        bound, now = _text(folder / limit).strip(), _text(folder / used).strip()
+        if bound.isdigit() and now.isdigit() and int(bound) < 1 << 62:  # "max" and a huge number mean no limit
+            kept = _fields(_text(folder / "memory.stat")).get(cache, 0)
+            left.append(max(0, int(bound) - max(0, int(now) - kept)))
+    return min(left, default=None)
+
+
+def _cgroups(root: Path) -> list[tuple[Path, str, str, str]]:
+    """Where the memory limit of this process may be (version 2 of control groups, then 1)."""
+    own = {line.split(":")[1]: line.split(":", 2)[2].strip("/\n") for line in _lines(root / "proc/self/cgroup")}
+    top2, top1 = root / "sys/fs/cgroup", root / "sys/fs/cgroup/memory"
+    version2 = ("memory.max", "memory.current", "inactive_file")
+    version1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    nearest2 = [top2 / own.get("", ""), *(top2 / own.get("", "")).relative_to(top2).parents]
+    return [
+        *((top2 / folder, *version2) for folder in nearest2),
+        (top1 / own.get("memory", ""), *version1),
+        (top1, *version1),
+    ]
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in _text(path).splitlines() if line.count(":") >= 2]
+
+
+def _fields(text: str) -> Mapping[str, int]:
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+@functools.cache
+def _measured(cores: int) -> tuple[float, float] | None:
+    """FLOP/s of an fp32 matrix product and bytes/s of a copy (read and written), or None without NumPy. Measured once
+    a process; `cores` is part of the key."""
+    try:
+        import numpy as np
+    except ImportError:
+        return None
+    matrix = np.ones((_MATRIX_SIDE, _MATRIX_SIDE), np.float32)
+    product = np.empty_like(matrix)
+    source = np.ones(_COPY_BYTES // 4, np.float32)
+    target = np.zeros_like(source)
+    multiply = _best_seconds(lambda: np.matmul(matrix, matrix, out=product))
+    copy = _best_seconds(lambda: np.copyto(target, source))
+    return 2 * _MATRIX_SIDE**3 / multiply, 2 * _COPY_BYTES / copy
+
+
+def _best_seconds(run: Callable[[], object]) -> float:
+    """The fastest of the runs that fit into the time; the first warms up unless it is the only one."""
+    end = time.perf_counter() + _SECONDS_EACH
+    best = float("inf")
+    while True:
+        start = time.perf_counter()
+        run()
+        now = time.perf_counter()
+        best = min(best, now - start)
+        if now >= end:
+            return best

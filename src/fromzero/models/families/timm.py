@@ -1,0 +1,45 @@
+"""Every model name of timm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fromzero.errors import MissingPackage
+
+PREFIX = ""
+
+
+def names() -> list[str]:
+    return _timm().list_models()
+
+
+def takes(name: str) -> bool:
+    return _timm().is_model(name.partition(".")[0])
+
+
+def build(name: str, classes: int, channels: int, size: int) -> Any:
+    timm = _timm()
+    settings = timm.get_pretrained_cfg(name.partition(".")[0], allow_unregistered=True)
+    fixed = settings is not None and settings.fixed_input_size and settings.input_size[-1] != size
+    extra = {"img_size": size} if fixed else {}  # transformers derive their position table from it
+    return timm.create_model(name, num_classes=classes, in_chans=channels, **extra)
+
+
+def normalisation(name: str) -> dict[str, Any] | None:
+    settings = _timm().get_pretrained_cfg(name)
+    if settings is None:
+        return None
+    return {
+        "mean": settings.mean,
+        "std": settings.std,
+        "crop": settings.crop_pct or 0.875,
+        "size": settings.input_size[-1],
+    }
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingPackage("timm", "train") from error
+    return timm

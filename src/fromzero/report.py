@@ -1,0 +1,133 @@
+"""evaluate(): measures a run on held-out pictures and writes `report.html`, one file that needs no other."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from fromzero import language, pictures
+from fromzero.data.images import SUFFIXES
+from fromzero.data.load import Pictures, keep_decoded
+from fromzero.data.manifest import scan
+from fromzero.errors import DataError
+from fromzero.evaluation import Evaluation, measure
+from fromzero.files import write_json, write_text
+from fromzero.language import say
+from fromzero.predicting import open_classifier
+from fromzero.records import to_json
+from fromzero.runs import Run
+from fromzero.terminal import Console, bytes_text, seconds_text
+
+
+def evaluate(run: Path | str, split: str | None = None, console: Console | None = None) -> Evaluation:
+    """The run's best model on its test pictures (on validation pictures where there is no test set), with
+    `evaluation.json`, `figures/` and `report.html` written into the run."""
+    console = console or Console()
+    source = Run(Path(run))
+    record = source.record()
+    manifest = scan(record["data"], console)
+    part = split or ("test" if len(manifest.rows("test")) else "val")
+    rows = manifest.rows(part)
+    if not len(rows):
+        raise DataError("no_such_split", split=part)
+    how = source.preprocessing()
+    kept = keep_decoded(manifest, how, console) if how.crop == 1.0 else None
+    result = measure(open_classifier(source.path), Pictures(manifest, how, kept=kept), rows, part, console)
+    write_json(source.path / "evaluation.json", to_json(result))
+    _write_report(source, result)
+    return result
+
+
+def summary(result: Evaluation, run: Path) -> str:
+    """The evaluation in one sentence."""
+    low, high = result.interval
+    return say(
+        "evaluate.done",
+        samples=result.samples,
+        split=result.split,
+        accuracy=f"{result.accuracy:.2%}",
+        low=f"{low:.2%}",
+        high=f"{high:.2%}",
+        f1=f"{result.macro_f1:.3f}",
+        report=run / "report.html",
+    )
+
+
+def _write_report(run: Run, result: Evaluation) -> None:
+    labels = run.labels()
+    history = _history(run)
+    drawn = {
+        "curves": pictures.curves(history) if history else None,
+        "confusion": pictures.confusion(np.array(result.confusion), labels),
+    }
+    run.figures.mkdir(exist_ok=True)
+    for name, png in drawn.items():
+        if png:
+            (run.figures / f"{name}.png").write_bytes(png)
+    template = jinja2.Template(
+        Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"), autoescape=True, trim_blocks=True
+    )
+    plan = run.plan()
+    page = template.render(
+        say=say,
+        lang={"zh": "zh-CN"}.get(language.current(), "en"),
+        run=run.path.name,
+        plan=plan,
+        result=result,
+        pairs=_predicted_beside_measured(run.record()),
+        figures={name: _data_url(png) for name, png in drawn.items() if png},
+        mistakes=[(each, _thumbnail(Path(run.record()["data"]) / each.path)) for each in result.mistakes],
+        recipe=to_json(plan.recipe),
+        parameters=json.dumps(to_json(plan.recipe), indent=1),
+        no_font=pictures.missing_font(labels),
+        versions=run.record()["versions"],
+    )
+    write_text(run.path / "report.html", page)
+
+
+def _history(run: Run) -> list[dict[str, float]]:
+    if not run.metrics.is_file():
+        return []
+    with run.metrics.open(encoding="utf-8", newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _predicted_beside_measured(record: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(what, predicted, measured, difference) for memory and time."""
+    predicted, measured = record.get("predicted"), record.get("measured")
+    if not predicted or not measured:
+        return []
+    rows = []
+    for key, text in (("process_peak", bytes_text), ("step", seconds_text)):
+        told, seen = predicted[key], measured[key]
+        difference = f"{(told / seen - 1) * 100:+.0f} %" if seen else ""
+        rows.append((say(f"report.{key}"), text(told), text(seen), difference))
+    return rows
+
+
+def _thumbnail(path: Path) -> str | None:
+    """The picture itself, small, as a data URL; None if it is gone."""
+    from fromzero.data.images import decode
+    from fromzero.errors import UnreadableImage
+
+    assert path.suffix.lower() in SUFFIXES
+    try:
+        picture = decode(path).convert("RGB")
+    except UnreadableImage:
+        return None
+    import io
+
+    picture.thumbnail((112, 112))
+    target = io.BytesIO()
+    picture.save(target, "PNG")
+    return _data_url(target.getvalue())
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,0 +1,88 @@
+"""A run is a folder: the plan it follows, what was measured, and the weights it reached.
+
+plan.json  run.json  metrics.csv  tensorboard/  checkpoints/{last,best}/  report.html  figures/
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fromzero.errors import RunError
+from fromzero.files import write_json
+from fromzero.records import Plan, Preprocessing, from_json, plan_from_json, to_json
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. Reading raises RunError where the folder is not a run or is damaged."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last"
+
+    @property
+    def best(self) -> Path:
+        return self.checkpoints / "best"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    def plan(self) -> Plan:
+        return plan_from_json(self._read("plan.json"))
+
+    def record(self) -> dict[str, Any]:
+        """run.json: data, classes, preprocessing, status, predicted beside measured, versions."""
+        return self._read("run.json")
+
+    def note(self, **values: Any) -> None:
+        """Add to run.json, or replace what is there under the same name."""
+        path = self.path / "run.json"
+        write_json(path, {**(self.record() if path.is_file() else {}), **to_json(values)})
+
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.record()["classes"])
+
+    def preprocessing(self) -> Preprocessing:
+        return from_json(Preprocessing, self.record()["preprocessing"])
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError("not_a_run", path=self.path, file=name) from error
+        except (ValueError, OSError) as error:
+            raise RunError("run_damaged", path=path, reason=error) from error
+
+
+def create(path: Path | None, name: str, plan: Plan, **record: Any) -> Run:
+    """A new run in `path`, or in the next free `runs/<name>-<number>`. An existing run is never written over."""
+    path = path or _next_free(name)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError("run_exists", path=path)
+    run = Run(path)
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    write_json(path / "plan.json", to_json(plan))
+    run.note(status="started", **record)
+    return run
+
+
+def _next_free(name: str) -> Path:
+    number = 1
+    while (path := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return path

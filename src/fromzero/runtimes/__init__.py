@@ -1,0 +1,26 @@
+"""Running a trained classifier, from a run or an artifact, behind one contract.
+
+Each file of this folder is one runtime: `opens(path) -> bool` says whether it takes a folder, `open_model(path)`
+gives the classifier. Found by folder; they never import each other.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from fromzero.records import Preprocessing
+
+
+class Classifier(Protocol):
+    """A model that is ready to answer."""
+
+    name: str  # for people: "cnn", "resnet50"
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+
+    def scores(self, batch: np.ndarray) -> np.ndarray:
+        """uint8 (N, size, size, channels), as `data.images.pixels` makes them -> float32 (N, classes), each row a
+        probability distribution over `labels`. Safe to call from several threads."""
+        ...

@@ -1,0 +1,1 @@
+"""A trained classifier behind an HTTP API and an upload page."""

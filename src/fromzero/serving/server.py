@@ -1,0 +1,156 @@
+"""Runs the application until it is told to stop: sockets, signals, logs and what the person at the terminal reads."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from fromzero.errors import MissingPackage, UsageError
+from fromzero.language import say
+from fromzero.terminal import Terminal
+
+GRACE = 10  # seconds that requests in flight get after a signal to stop
+BACKLOG = 2048
+
+
+def serve(path: str | Path, host: str = "127.0.0.1", port: int = 8000, quiet: bool = False) -> None:
+    """Serve the run or artifact at `path` until SIGINT or SIGTERM; requests in flight are answered first.
+
+    Port 0 picks a free one. The address is printed; with `quiet` nothing else is, except errors. Raises UsageError if
+    the address cannot be used and what `open_classifier` raises if the model cannot."""
+    try:
+        import uvicorn
+
+        from fromzero.serving.app import application
+    except ImportError as error:
+        raise MissingPackage((error.name or "uvicorn").split(".")[0], "serve") from error
+    from fromzero.predicting import open_classifier
+
+    with contextlib.closing(_bound(host, port)) as listener:  # first: a taken port should not cost a model's loading
+        app = application(open_classifier(path))
+        _log_to_stderr(quiet)
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE, lifespan="on"
+        )
+        _announce(host, listener.getsockname()[1], quiet)
+        with _returning_from_signals():
+            uvicorn.Server(config).run(sockets=[listener])
+    if not quiet:
+        Terminal().line(say("serve.stopped"))
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise UsageError("port_invalid", port=port)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as error:
+        raise UsageError("host_unusable", host=host, reason=getattr(error, "strerror", None) or error) from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if sys.platform != "win32":  # there it would let two servers share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # Linux lets two sockets bind one port and refuses only the second that listens. From here on a client waits
+        # for the model instead of being turned away.
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError("port_in_use", port=port, host=host, free=_free_port(family, address)) from error
+        if error.errno == errno.EACCES:
+            raise UsageError("port_forbidden", port=port) from error
+        raise UsageError("host_unusable", host=host, reason=error.strerror or error) from error
+    return listener
+
+
+def _free_port(family: int, address: tuple) -> int:
+    """A port near the wanted one that is free, else any free one."""
+    for port in [*range(address[1] + 1, min(address[1] + 20, 65536)), 0]:
+        with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+            try:
+                probe.bind((address[0], port, *address[2:]))
+                return probe.getsockname()[1]
+            except OSError:
+                continue
+    return 0
+
+
+def _announce(host: str, port: int, quiet: bool) -> None:
+    """Where the service is, on standard output; how others reach it, on standard error."""
+    everywhere = host in ("0.0.0.0", "::", "")
+    shown = "127.0.0.1" if everywhere else f"[{host}]" if ":" in host else host
+    print(say("serve.address", url=f"http://{shown}:{port}/"), flush=True)
+    if quiet:
+        return
+    console = Terminal()
+    if everywhere:
+        lan = _lan_address()
+        if lan:
+            console.line(say("serve.lan", url=f"http://{lan}:{port}/"))
+        console.line(say("serve.open_to_all"))
+    else:
+        console.line(say("serve.only_here"))
+    console.line(say("serve.tunnel", command=f"ssh -L {port}:{shown}:{port} user@{socket.gethostname()}"))
+    console.line(say("serve.stop"))
+
+
+def _lan_address() -> str:
+    """This machine's address in its network; "" without one. Connecting a datagram socket sends nothing."""
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # an address reserved for documentation: any outside one would do
+            return probe.getsockname()[0]
+        except OSError:
+            return ""
+
+
+@contextlib.contextmanager
+def _returning_from_signals() -> Iterator[None]:
+    """uvicorn ends gracefully and then raises the signal again for whoever listened before. A server that was told to
+    stop and stopped has done its work: that second signal is dropped, and the exit status is 0."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.signal(each, lambda *_: None) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _log_to_stderr(quiet: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("fromzero.serving").setLevel(logging.ERROR if quiet else logging.INFO)
+    for name in ("python_multipart", "PIL"):  # they warn of what the client sent: the access log has its status
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, event, the fields of the record, and the traceback of an error."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        entry = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)

@@ -1,0 +1,408 @@
+"""The one training loop, read top to bottom.
+
+    train():  data -> preprocessing -> plan -> a run folder -> fit
+    resume(): a run folder -> fit
+
+`fit` needs nothing but the run folder. Everything random or scheduled is a function of the seed and the step, so the
+state of a run is its tensors and a few counters: a run that was killed and resumed ends, on a CPU, with the same bits
+as one that was not.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import math
+import statistics as stats
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from fromzero import checkpoint, runs
+from fromzero.data import load
+from fromzero.data.augment import choose
+from fromzero.data.manifest import Manifest, save, scan
+from fromzero.data.split import split
+from fromzero.errors import DataError, FromzeroError, RunError, UsageError
+from fromzero.evaluation import cross_entropy, scores_of
+from fromzero.files import write_text
+from fromzero.language import say
+from fromzero.machine.process import PeakMemory, process_bytes
+from fromzero.models.adapt import freeze
+from fromzero.models.build import build, family_of
+from fromzero.models.deploy import Deployed, Normalise
+from fromzero.models.weights import load_pretrained
+from fromzero.planning import plan
+from fromzero.records import PRECISIONS, Preprocessing, Recipe, to_json
+from fromzero.runs import Run
+from fromzero.runtimes.torch_runtime import TorchClassifier
+from fromzero.step import learning_rate, make_optimizer, training_step
+from fromzero.tasks import image
+from fromzero.terminal import Console, bytes_text, seconds_text
+
+SAVE_SECONDS = 60.0  # a crash loses at most this much
+LOOK_STEPS = 20  # the loss is read from the device this often
+MIXED = {"fp32": "no", "amp-fp16": "fp16", "amp-bf16": "bf16"}
+LARGEST_SIDE = 224
+
+
+def train(
+    data: Path | str,
+    *,
+    model: str = "cnn",
+    output: Path | str | None = None,
+    imgsz: int | None = None,
+    batch: int | str | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+    **recipe: Any,
+) -> Run:
+    """Train `model` on a folder of pictures, sized to the device at hand ("auto": the GPU if PyTorch can use one;
+    "cpu"). The words after `console` are the fields of `Recipe`. Raises FromzeroError("does_not_fit") before anything
+    runs if the plan says no."""
+    console = console or Console()
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    _check_precision(recipe.get("precision", "fp32"), on_cpu)
+    family_of(model)  # a wrong name must not cost a scan
+    manifest = prepare(data, console)
+    pretrained = recipe.get("pretrained")
+    how = preprocessing_for(manifest, model, imgsz, pretrained=bool(pretrained), console=console)
+    if recipe.get("augmentation", "auto") == "auto":
+        recipe["augmentation"] = choose(_shorter_side(manifest), how.size)
+    samples = len(manifest.rows("train"))
+    planned = plan(
+        model,
+        card="cpu" if on_cpu else None,
+        batch=min(batch, samples) if isinstance(batch, int) else batch,
+        imgsz=how.size,
+        channels=how.channels,
+        classes=len(manifest.classes),
+        samples=samples,
+        **recipe,
+    )
+    if planned.verdict == "does_not_fit":
+        advice = " ".join(each.text for each in planned.advice if each.code != "uncalibrated")
+        need, have = bytes_text(planned.memory.process_peak), bytes_text(planned.card.usable_bytes)
+        raise FromzeroError("does_not_fit", card=planned.card.title, need=need, have=have, advice=advice)
+    run = runs.create(
+        Path(output) if output else None,
+        f"{Path(data).resolve().name}-{model.replace(':', '-').replace('/', '-')}",
+        planned,
+        data=str(Path(data).resolve()),
+        data_digest=_digest(manifest),
+        classes=manifest.classes,
+        preprocessing=how,
+        device="cpu" if on_cpu else "cuda",
+        predicted={"process_peak": planned.memory.process_peak, "memory": planned.memory, "step": planned.time.step},
+        versions={"torch": torch.__version__, "accelerate": accelerate.__version__},
+    )
+    return fit(run, manifest, console)
+
+
+def resume(path: Path | str, console: Console | None = None) -> Run:
+    """Continue a run that was cut off, from its last checkpoint."""
+    console = console or Console()
+    run = Run(Path(path))
+    record = run.record()
+    if record["status"] == "finished":
+        console.line(say("train.already", path=run.path))
+        return run
+    manifest = prepare(record["data"], console)
+    if _digest(manifest) != record["data_digest"]:
+        raise RunError("data_changed", path=record["data"])
+    return fit(run, manifest, console)
+
+
+@dataclass
+class State:
+    """Where a run stands. Everything but tensors; kept as JSON in each checkpoint."""
+
+    step: int = 0  # optimizer steps done
+    loss_sum: float = 0.0  # over the steps of the epoch so far
+    best: float = -1.0  # best validation accuracy
+    best_epoch: int = 0
+    stale: int = 0  # epochs since then
+    history: list[dict[str, float]] = field(default_factory=list)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    steps_seconds: list[float] = field(default_factory=list)
+
+
+def fit(run: Run, manifest: Manifest, console: Console) -> Run:
+    """Follow a run's plan to its end, from its last checkpoint or from the start."""
+    planned, record, how = run.plan(), run.record(), run.preprocessing()
+    recipe, workload = planned.recipe, planned.workload
+    assert recipe.batch is not None
+    engine = _engine(recipe, record["device"])
+
+    torch.manual_seed(recipe.seed)
+    model = build(workload.model, workload.classes, how.channels, how.size)
+    if recipe.pretrained and not checkpoint.exists(run.last):
+        load_pretrained(model, workload.model, recipe.pretrained, console)
+    freeze(model, recipe.freeze)
+    model = model.to(engine.device)
+    if recipe.memory_format == "channels-last":
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = engine.prepare_optimizer(make_optimizer(model, recipe))
+    normalise = Normalise(how).to(engine.device)
+    loss_of = image.loss_for(recipe)
+
+    kept = load.keep_decoded(manifest, how, console) if recipe.augmentation in load.ON_ARRAYS else None
+    pictures = load.Pictures(manifest, how, recipe.augmentation, recipe.seed, kept)
+    unvaried = load.Pictures(manifest, how, kept=kept)
+    rows, held_out = manifest.rows("train"), manifest.rows("val")
+    micro = load.steps_per_epoch(len(rows), recipe.batch)
+    per_epoch = max(1, micro // recipe.accumulate)
+    total = per_epoch * recipe.epochs
+    workers = load.worker_count(pictures)
+
+    state = _restore(run, model, optimizer, engine)
+    if state.step:
+        console.line(say("train.resumed", step=state.step, total=total))
+    writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=state.step or None)
+    classifier = TorchClassifier(workload.model, manifest.classes, how, Deployed(model, how).to(engine.device))
+    base = process_bytes()
+    peak = PeakMemory().start()
+    saved_at = time.monotonic()
+    try:
+        while state.step < total and state.stale < recipe.patience:
+            epoch = state.step // per_epoch
+            done = state.step % per_epoch
+            batches = load.training_batches(
+                pictures, rows, recipe.batch, epoch, done * recipe.accumulate, workers, engine.device.type == "cuda"
+            )
+            epoch_start = time.monotonic()
+            loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=engine.device)
+            model.train()
+            with console.progress(say("train.epoch", epoch=epoch + 1, epochs=recipe.epochs), per_epoch) as advance:
+                seen = ""
+                advance(done)
+                for _ in range(done, per_epoch):
+                    step_start = time.perf_counter()
+                    parts = [next(batches) for _ in range(recipe.accumulate)]
+                    inputs = [_to_device(each, normalise, recipe, engine.device) for each in parts]
+                    lr = learning_rate(recipe, state.step, total)
+                    for group in optimizer.param_groups:
+                        group["lr"] = lr
+                    torch.manual_seed(_mixed(recipe.seed, state.step))  # dropout: a function of the step
+                    loss = training_step(engine, model, loss_of, optimizer, inputs, recipe)
+                    loss_sum += loss.double()
+                    state.step += 1
+                    if state.step % LOOK_STEPS == 0 or state.step == 1:
+                        seen = f"loss {_look(loss, lr, state, run, writer):.3f}"
+                    state.steps_seconds.append(time.perf_counter() - step_start)
+                    advance(1, seen)
+                    if time.monotonic() - saved_at > SAVE_SECONDS and state.step % per_epoch:
+                        state.loss_sum = float(loss_sum)
+                        _save(run, model, optimizer, engine, state)
+                        saved_at = time.monotonic()
+            model.eval()
+            scores, truth = scores_of(classifier, unvaried, held_out)
+            row = {
+                "epoch": epoch + 1,
+                "train_loss": float(loss_sum) / per_epoch,
+                "val_loss": cross_entropy(scores, truth),
+                "val_accuracy": float((scores.argmax(axis=1) == truth).mean()),
+                "lr": learning_rate(recipe, state.step - 1, total),
+            }
+            seconds = time.monotonic() - epoch_start
+            state.history.append({**row, "seconds": round(seconds, 3)})
+            state.loss_sum = 0.0
+            if row["val_accuracy"] > state.best:
+                state.best, state.best_epoch, state.stale = row["val_accuracy"], epoch + 1, 0
+                checkpoint.save(run.best, {"model": model.state_dict()}, {"epoch": epoch + 1, **row})
+            else:
+                state.stale += 1
+            _save(run, model, optimizer, engine, state)
+            saved_at = time.monotonic()
+            _record_epoch(run, writer, state, console, recipe, seconds)
+    except KeyboardInterrupt:
+        console.line(say("train.interrupted", path=run.path))
+        raise
+    finally:
+        writer.close()
+        highest = peak.stop()
+    _finish(run, state, base, highest, engine.device, planned.time.step, console)
+    return run
+
+
+# --- data ---------------------------------------------------------------------------------------------------------
+
+
+def prepare(data: Path | str, console: Console | None = None) -> Manifest:
+    """The scanned and split data set; assigns the default split where one is missing."""
+    manifest = scan(data, console)
+    if len(manifest.classes) < 2:
+        raise DataError("one_class", path=data, name=manifest.classes[0])
+    if (manifest["split"][manifest.good()] == "").any():
+        manifest = split(manifest)
+        save(manifest)
+    return manifest
+
+
+def preprocessing_for(
+    manifest: Manifest, model: str, imgsz: int | None, *, pretrained: bool, console: Console | None = None
+) -> Preprocessing:
+    """How this data set's pictures become inputs of this model. Trained weights want what they were trained with; a
+    fresh model takes the data's own size, channels and statistics."""
+    published = family_of(model).normalisation(model)
+    side = _shorter_side(manifest)
+    own = max(8, min(LARGEST_SIDE, math.ceil(side / 4) * 4))
+    size = imgsz or (published["size"] if published else own)
+    if size < 8:
+        raise UsageError("picture_too_small", size=size)
+    if pretrained and published:
+        return Preprocessing(
+            size=size, channels=3, crop=published["crop"], mean=published["mean"], std=published["std"]
+        )
+    channels = 1 if bool(manifest["grey"][manifest.good()].all()) else 3
+    draft = Preprocessing(
+        size=size,
+        channels=channels,
+        crop=1.0 if side < 1.5 * size else 0.875,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+    )
+    small = choose(side, size) in load.ON_ARRAYS
+    mean, std = load.statistics(manifest, draft, load.keep_decoded(manifest, draft, console) if small else None)
+    return dataclasses.replace(draft, mean=mean, std=std)
+
+
+def _shorter_side(manifest: Manifest) -> float:
+    good = manifest.good()
+    return float(np.median(np.minimum(manifest["width"][good], manifest["height"][good])))
+
+
+def _digest(manifest: Manifest) -> str:
+    """Identifies what a run learns from: pictures, classes and splits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path, content, part in zip(manifest["path"], manifest["hash"], manifest["split"], strict=True):
+        digest.update(f"{path}:{content}:{part}\n".encode())
+    return digest.hexdigest()
+
+
+def _to_device(batch: Any, normalise: Normalise, recipe: Recipe, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    pixels, labels = batch
+    inputs = normalise(pixels.to(device, non_blocking=True))
+    layout = torch.channels_last if recipe.memory_format == "channels-last" else torch.contiguous_format
+    return inputs.contiguous(memory_format=layout), labels.to(device, non_blocking=True)
+
+
+# --- device -------------------------------------------------------------------------------------------------------
+
+
+def _check_precision(precision: str, on_cpu: bool) -> None:
+    if precision in PRECISIONS and precision not in MIXED:
+        raise UsageError("precision_infer_only", precision=precision)
+    if precision == "amp-fp16" and on_cpu:
+        raise UsageError("no_fp16_on_cpu")
+
+
+def _engine(recipe: Recipe, device: str) -> accelerate.Accelerator:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device_gone")
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)  # it refuses a second setting in a process
+    return accelerate.Accelerator(mixed_precision=MIXED[recipe.precision], cpu=device == "cpu")
+
+
+# --- state --------------------------------------------------------------------------------------------------------
+
+
+def _restore(run: Run, model: torch.nn.Module, optimizer: Any, engine: Any) -> State:
+    if not checkpoint.exists(run.last):
+        return State()
+    tensors, values = checkpoint.load(run.last, "model", "optimizer")
+    model.load_state_dict(tensors["model"])
+    checkpoint.unpack_optimizer(optimizer.optimizer, tensors["optimizer"])
+    state = State(**{each.name: values[each.name] for each in dataclasses.fields(State) if each.name in values})
+    if engine.scaler is not None:
+        engine.scaler.load_state_dict(state.scaler)
+    return state
+
+
+def _save(run: Run, model: torch.nn.Module, optimizer: Any, engine: Any, state: State) -> None:
+    state.scaler = engine.scaler.state_dict() if engine.scaler is not None else {}
+    tensors = {"model": model.state_dict(), "optimizer": checkpoint.pack_optimizer(optimizer.optimizer)}
+    checkpoint.save(run.last, tensors, {**dataclasses.asdict(state), "steps_seconds": state.steps_seconds[-200:]})
+
+
+def _mixed(seed: int, step: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=7).digest(), "big")
+
+
+# --- records ------------------------------------------------------------------------------------------------------
+
+
+def _look(loss: torch.Tensor, lr: float, state: State, run: Run, writer: SummaryWriter) -> float:
+    value = loss.item()
+    if not math.isfinite(value):
+        raise RunError("loss_not_finite", step=state.step, path=run.path)
+    writer.add_scalar("train/loss", value, state.step)
+    writer.add_scalar("train/lr", lr, state.step)
+    return value
+
+
+def _record_epoch(
+    run: Run, writer: SummaryWriter, state: State, console: Console, recipe: Recipe, seconds: float
+) -> None:
+    row = state.history[-1]
+    for name in ("train_loss", "val_loss", "val_accuracy"):
+        writer.add_scalar(f"epoch/{name}", row[name], state.step)
+    writer.flush()
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
+    table.writeheader()
+    table.writerows(state.history)
+    write_text(run.metrics, text.getvalue())
+    console.line(
+        say(
+            "train.epoch_done",
+            epoch=int(row["epoch"]),
+            epochs=recipe.epochs,
+            loss=f"{row['train_loss']:.3f}",
+            val_loss=f"{row['val_loss']:.3f}",
+            accuracy=f"{row['val_accuracy']:.2%}",
+            seconds=seconds_text(seconds),
+        )
+    )
+
+
+def _finish(
+    run: Run, state: State, base: int, highest: int, device: torch.device, predicted: float, console: Console
+) -> None:
+    """Write what was measured beside what was predicted."""
+    step = stats.median(state.steps_seconds) if state.steps_seconds else 0.0
+    measured: dict[str, Any] = {"step": step, "process_peak": highest, "base": base, "allocated_peak": highest - base}
+    if device.type == "cuda":
+        measured["allocated_peak"] = torch.cuda.max_memory_allocated(device)
+        measured["reserved_peak"] = torch.cuda.max_memory_reserved(device)
+        measured["process_peak"] = max(0, *_card_bytes())
+    run.note(
+        status="finished",
+        measured=to_json(measured),
+        best={"epoch": state.best_epoch, "val_accuracy": state.best},
+        epochs=len(state.history),
+    )
+    console.line(say("train.done", path=run.path, epoch=state.best_epoch, accuracy=f"{state.best:.2%}"))
+
+
+def _card_bytes() -> list[int]:
+    """What the driver shows for this process on each card; empty where it does not tell."""
+    import os
+
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        found = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
+        running = [each for card in found for each in pynvml.nvmlDeviceGetComputeRunningProcesses(card)]
+        return [each.usedGpuMemory or 0 for each in running if each.pid == os.getpid()]
+    except pynvml.NVMLError:
+        return [0]
