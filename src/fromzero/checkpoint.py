@@ -2,7 +2,8 @@
 
 A checkpoint is a folder written beside its place and swapped in. `state.json` is written last and holds the checksum
 of every other file, so a folder is either complete or known not to be. After a crash between the two renames of a
-swap, the complete one of the two folders is found by `recover`.
+swap, the complete one of the two folders is read in its place, and the next `save` begins by finishing the swap.
+Reading changes nothing on disk: another process may be training.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def save(folder: Path, groups: dict[str, Tensors], state: dict[str, Any]) -> Non
     Raises DiskError; the checkpoint that was there stays whole."""
     new, old = _beside(folder)
     try:
-        shutil.rmtree(new, ignore_errors=True)
+        recover(folder)
         new.mkdir(parents=True)
         sums = {}
         for name, tensors in groups.items():
@@ -48,11 +49,14 @@ def save(folder: Path, groups: dict[str, Tensors], state: dict[str, Any]) -> Non
 
 
 def load(folder: Path, *groups: str) -> tuple[dict[str, Tensors], dict[str, Any]]:
-    """The named groups (all of them if none is named) and the state, checked against their checksums."""
-    recover(folder)
+    """The named groups (all of them if none is named) and the state, checked against their checksums. Raises RunError
+    where there is none or it is damaged."""
+    folder = _present(folder)
+    if not folder.is_dir():
+        raise RunError("no_checkpoint", path=folder)
     state = _state(folder)
     if state is None:
-        raise RunError("no_checkpoint", path=folder)
+        raise RunError("checkpoint_damaged", path=folder / _STATE)
     loaded = {}
     for name in groups or [each.removesuffix(".safetensors") for each in state["sha256"]]:
         path = folder / f"{name}.safetensors"
@@ -63,22 +67,18 @@ def load(folder: Path, *groups: str) -> tuple[dict[str, Tensors], dict[str, Any]
 
 
 def exists(folder: Path) -> bool:
-    """Whether there is a checkpoint to load."""
-    recover(folder)
-    return _state(folder) is not None
+    """Whether there is a checkpoint to load. A damaged one counts: `load` says so, which is better than starting
+    again in silence."""
+    return _present(folder).is_dir()
 
 
 def recover(folder: Path) -> None:
-    """Finish, or undo, a swap that a crash cut off."""
-    new, old = _beside(folder)
-    if not folder.exists():
-        for candidate in (new, old):  # the newer one first, if it was complete
-            if _complete(candidate):
-                os.replace(candidate, folder)
-                break
-    if folder.exists():
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    """Finish, or undo, a swap that a crash cut off. Only for the process that writes this checkpoint."""
+    present = _present(folder)
+    if present != folder:
+        os.replace(present, folder)
+    for each in _beside(folder):
+        shutil.rmtree(each, ignore_errors=True)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
@@ -118,18 +118,27 @@ def _beside(folder: Path) -> tuple[Path, Path]:
     return folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
 
 
+def _present(folder: Path) -> Path:
+    """Where the checkpoint lies: in its place, or in the newer complete folder of a swap that was cut off."""
+    if folder.exists():
+        return folder
+    return next((each for each in _beside(folder) if _complete(each)), folder)
+
+
 def _state(folder: Path) -> dict[str, Any] | None:
+    """The state with its checksums; None if it cannot be read."""
     try:
-        return json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return state if isinstance(state, dict) and isinstance(state.get("sha256"), dict) else None
 
 
 def _complete(folder: Path) -> bool:
     state = _state(folder)
     if state is None:
         return False
-    return all((folder / n).is_file() and _checksum(folder / n) == s for n, s in state.get("sha256", {}).items())
+    return all((folder / n).is_file() and _checksum(folder / n) == s for n, s in state["sha256"].items())
 
 
 def _checksum(path: Path) -> str:

@@ -6,13 +6,14 @@ came from.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import os
 import pkgutil
 import shutil
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def export(run: Path | str, format: str = "onnx", output: Path | str | None = No
             "preprocessing": original.preprocessing,
             "sha256": {file: hashlib.sha256((beside / file).read_bytes()).hexdigest()},
             "run": str(source.path.resolve()),
-            "versions": {name: version(name) for name in ("torch", writer.__name__.rpartition(".")[2])},
+            "versions": _versions("torch", format),
         }
         write_json(beside / "artifact.json", to_json(about))
         parity = compare(original, open_classifier(beside), _pictures(source))
@@ -123,6 +124,15 @@ def compare(original: Classifier, exported: Classifier, pictures: np.ndarray) ->
             "parity", pictures=len(pictures), agreement=f"{agreement:.2%}", difference=f"{difference:.2g}"
         )
     return Parity(len(pictures), agreement, difference)
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """The versions of those packages that are installed: a format need not be named as its package."""
+    found = {}
+    for each in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[each] = version(each)
+    return found
 
 
 def _pictures(run: Run) -> np.ndarray:

@@ -78,6 +78,7 @@ def _subplots(columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
 
     pyplot.rcParams["font.sans-serif"] = [*_cjk_fonts(), "DejaVu Sans"]
     pyplot.rcParams["axes.unicode_minus"] = False
+    pyplot.rcParams["text.parse_math"] = False  # a class may be named "$5" and "$10"
     figure, axes = pyplot.subplots(1, columns, figsize=size, layout="constrained", squeeze=False)
     return figure, axes[0]
 

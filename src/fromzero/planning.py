@@ -14,6 +14,7 @@ from typing import Any
 from fromzero.errors import UnknownName, UsageError
 from fromzero.facts.cards import find_card
 from fromzero.language import say
+from fromzero.machine.process import settled_bytes
 from fromzero.planner.memory import memory, verdict
 from fromzero.planner.search import LADDER, between, largest_batch
 from fromzero.planner.timing import Length, energy, timing
@@ -206,11 +207,12 @@ class _Judge:
 
     def __init__(self, workload: Workload, recipe: Recipe, card: Card, steps: int) -> None:
         self.workload, self.recipe, self.card, self.steps = workload, recipe, card, steps
+        self.base = settled_bytes() if card.is_cpu else 0
         self.at = functools.cache(self._at)
 
     def _at(self, batch: int) -> _Judged:
         found = self._trace(batch)
-        predicted = memory(found, self.card, cpu_base=_process_bytes() if self.card.is_cpu else 0)
+        predicted = memory(found, self.card, cpu_base=self.base)
         return _Judged(found, predicted, verdict(found, self.card, predicted))
 
     def _trace(self, batch: int) -> Trace:
@@ -238,12 +240,6 @@ def _generation(card: Card) -> tuple[int, int] | None:
     if card.is_cpu:
         return None
     return (8, 0) if float(card.compute_capability) >= 8.0 else (7, 0)
-
-
-def _process_bytes() -> int:
-    import psutil
-
-    return psutil.Process().memory_info().rss
 
 
 # --- the step on meta tensors ---------------------------------------------------------------------------------------

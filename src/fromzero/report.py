@@ -15,7 +15,7 @@ from fromzero import language, pictures
 from fromzero.data.images import SUFFIXES
 from fromzero.data.load import Pictures, keep_decoded
 from fromzero.data.manifest import scan
-from fromzero.errors import DataError
+from fromzero.errors import DataError, RunError
 from fromzero.evaluation import Evaluation, measure
 from fromzero.files import write_json, write_text
 from fromzero.language import say
@@ -32,6 +32,8 @@ def evaluate(run: Path | str, split: str | None = None, console: Console | None 
     source = Run(Path(run))
     record = source.record()
     manifest = scan(record["data"], console)
+    if manifest.classes != source.labels():  # a new class folder renumbers the others
+        raise RunError("data_changed", path=record["data"])
     part = split or ("test" if len(manifest.rows("test")) else "val")
     rows = manifest.rows(part)
     if not len(rows):
@@ -103,11 +105,15 @@ def _predicted_beside_measured(record: dict[str, Any]) -> list[tuple[str, str, s
     predicted, measured = record.get("predicted"), record.get("measured")
     if not predicted or not measured:
         return []
+    memory, time = predicted["memory"], predicted["time"]
     rows = []
-    for key, text in (("process_peak", bytes_text), ("step", seconds_text)):
-        told, seen = predicted[key], measured[key]
+    for name, told, around, seen, text in (
+        ("process_peak", memory["process_peak"], memory, measured["process_peak"], bytes_text),
+        ("step", time["step"], time, measured["step"], seconds_text),
+    ):
+        interval = f"{text(told)} ({text(around['low'])} – {text(around['high'])})"
         difference = f"{(told / seen - 1) * 100:+.0f} %" if seen else ""
-        rows.append((say(f"report.{key}"), text(told), text(seen), difference))
+        rows.append((say(f"report.{name}"), interval, text(seen), difference))
     return rows
 
 

@@ -101,7 +101,7 @@ def train(
         classes=manifest.classes,
         preprocessing=how,
         device="cpu" if on_cpu else "cuda",
-        predicted={"process_peak": planned.memory.process_peak, "memory": planned.memory, "step": planned.time.step},
+        predicted={"memory": planned.memory, "time": planned.time},
         versions={"torch": torch.__version__, "accelerate": accelerate.__version__},
     )
     return fit(run, manifest, console)

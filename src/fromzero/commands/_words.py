@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 from typing import Any
 
-from fromzero.errors import UsageError
 from fromzero.language import say
 from fromzero.records import Recipe
 
@@ -33,13 +32,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def batch(text: str) -> int | str:
-    """A number, or "auto"."""
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UsageError("not_positive", name="batch", value=text) from error
+    """A number, or "auto"; argparse turns the ValueError of anything else into a wrong call."""
+    return text if text == "auto" else int(text)
 
 
 def given(options: argparse.Namespace, *more: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class DataReport:
     @property
     def blocked(self) -> bool:
         """Whether the data should not be trained on as it is."""
-        return len(self.classes) < 2 or any(self.findings[name] for name in BLOCKERS)
+        return sum(count > 0 for count in self.classes.values()) < 2 or any(self.findings[name] for name in BLOCKERS)
 
 
 def check(manifest: Manifest) -> DataReport:

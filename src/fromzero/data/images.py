@@ -53,26 +53,26 @@ def decode(source: bytes | Path, name: str = "") -> Image.Image:
 
 def _plain(picture: Image.Image) -> Image.Image:
     """8 bits, grey or RGB, no palette and no transparency."""
-    if picture.mode in ("L", "RGB"):
-        return picture
-    if picture.mode in ("1", "I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
+    if picture.mode.startswith("I") or picture.mode == "F":
         return _to_8_bit(picture)
-    if "A" in picture.mode or picture.mode == "P" or "transparency" in picture.info:
+    grey = picture.mode in ("1", "L", "LA", "La")
+    if picture.has_transparency_data:  # an alpha channel, or one see-through colour
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("L" if grey else "RGB")
 
 
 def _to_8_bit(picture: Image.Image) -> Image.Image:
-    """16-bit values are scaled by their full range, not clipped as Pillow's own conversion does."""
-    if picture.mode == "1":
-        return picture.convert("L")
-    values = np.asarray(picture).astype(np.float64)
-    top = (
-        1.0 if picture.mode == "F" and values.max(initial=0) <= 1 else 65535.0 if values.max(initial=0) > 255 else 255.0
-    )
-    return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8), "L")
+    """16-bit values are scaled by their full range, not clipped as Pillow's own conversion does: two pictures of one
+    camera keep their difference in brightness. 32-bit values have no range of their own: theirs is guessed."""
+    values = np.nan_to_num(np.asarray(picture).astype(np.float64))
+    highest = values.max(initial=0)
+    if picture.mode.startswith("I;16") or highest > 255:
+        top = 65535.0
+    else:
+        top = 1.0 if picture.mode == "F" and highest <= 1 else 255.0
+    return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8))
 
 
 def pixels(picture: Image.Image, how: Preprocessing) -> np.ndarray:

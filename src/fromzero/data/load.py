@@ -7,7 +7,7 @@ state, and a run that stops in the middle of an epoch continues with the very ne
 from __future__ import annotations
 
 import hashlib
-import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,15 @@ from torch.utils.data import DataLoader, Dataset
 from fromzero.data.augment import ON_ARRAYS, varied
 from fromzero.data.images import decode, pixels
 from fromzero.data.manifest import Manifest, state_folder
-from fromzero.errors import UnreadableImage
+from fromzero.errors import DiskError, UnreadableImage
+from fromzero.files import replacing
 from fromzero.language import say
 from fromzero.machine.process import usable_cores
 from fromzero.records import Preprocessing
 from fromzero.terminal import Console
 
 KEPT_BYTES = 2 << 30  # decoded pictures are kept on disk up to this size, and mapped by every worker
+STALE_SECONDS = 3600  # a half-written file that nobody touched for this long was left by a crash
 STATISTICS_SAMPLE = 2000
 
 Item = tuple[int, int]  # (row of the manifest, epoch)
@@ -45,13 +47,20 @@ class Pictures(Dataset[tuple[np.ndarray, int]]):
     def __getitem__(self, item: Item) -> tuple[np.ndarray, int]:
         row, epoch = item
         rng = np.random.default_rng((self.seed, epoch, row))
-        if self.kept is not None:
-            if self._arrays is None:  # opened in the worker that needs it: a map is not sent between processes
-                self._arrays = np.load(self.kept, mmap_mode="r")
-            array = ON_ARRAYS[self.policy](self._arrays[row], rng)
+        arrays = self._kept_arrays()
+        if arrays is not None:
+            array = ON_ARRAYS[self.policy](arrays[row], rng)
         else:
             array = varied(self._picture(row), self.how, self.policy, rng)
         return array, int(self.labels[row])
+
+    def _kept_arrays(self) -> np.ndarray | None:
+        if self._arrays is None and self.kept is not None:  # opened in the worker: a map is not sent between processes
+            try:
+                self._arrays = np.load(self.kept, mmap_mode="r")
+            except FileNotFoundError:  # a run of another size on the same pictures made room for its own
+                self.kept = None
+        return self._arrays
 
     def _picture(self, row: int) -> Any:
         try:
@@ -63,7 +72,8 @@ class Pictures(Dataset[tuple[np.ndarray, int]]):
 
 
 def keep_decoded(manifest: Manifest, how: Preprocessing, console: Console | None = None) -> Path | None:
-    """The file that holds every good picture decoded and resized, made once; None where that would be too large."""
+    """The file that holds every good picture decoded and resized, made once; None where that would be too large, the
+    disk is full, or a picture is no longer what the scan saw."""
     console = console or Console()
     shape = (len(manifest), how.size, how.size, how.channels)
     if int(np.prod(shape, dtype=np.int64)) > KEPT_BYTES:
@@ -74,18 +84,23 @@ def keep_decoded(manifest: Manifest, how: Preprocessing, console: Console | None
     path = state_folder(manifest.root) / f"pixels-{key.hexdigest()}.npy"
     if path.is_file():
         return path
-    for old in path.parent.glob("pixels-*.npy"):
-        old.unlink(missing_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    arrays = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-    good = manifest.good()
-    with console.progress(say("data.decoding"), len(good)) as advance:
-        for row in good:
-            arrays[row] = pixels(decode(manifest.root / str(manifest["path"][row])), how)
-            advance()
-    arrays.flush()
-    del arrays
-    os.replace(temporary, path)
+    for old in path.parent.glob("pixels-*"):
+        if old.suffix == ".npy" or time.time() - old.stat().st_mtime > STALE_SECONDS:
+            old.unlink(missing_ok=True)
+    nothing = np.zeros(shape[1:], dtype=np.uint8).tobytes()
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    try:  # written, not mapped: a full disk is an error here and would kill the process there
+        with (
+            replacing(path) as beside,
+            beside.open("wb") as file,
+            console.progress(say("data.decoding"), len(manifest)) as advance,
+        ):
+            np.lib.format.write_array_header_1_0(file, header)
+            for name, problem in zip(manifest["path"], manifest["problem"], strict=True):
+                file.write(nothing if problem else pixels(decode(manifest.root / str(name)), how).tobytes())
+                advance()
+    except (DiskError, UnreadableImage):
+        return None
     return path
 
 
@@ -96,8 +111,13 @@ def statistics(
     rows = manifest.rows("train")
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), STATISTICS_SAMPLE)).astype(int)]
     pictures = Pictures(manifest, how, kept=kept)
-    sample = np.stack([pictures[(int(row), 0)][0] for row in rows]).reshape(-1, how.channels) / 255.0
-    mean, std = sample.mean(axis=0), np.maximum(sample.std(axis=0), 1e-3)
+    total, squares = np.zeros(how.channels), np.zeros(how.channels)
+    for row in rows:  # one at a time: as floats, 2000 photos are 2.4 GB
+        values = pictures[(int(row), 0)][0].reshape(-1, how.channels) / 255.0
+        total += values.sum(axis=0)
+        squares += (values * values).sum(axis=0)
+    mean = total / (len(rows) * how.size**2)
+    std = np.maximum(np.sqrt(np.maximum(squares / (len(rows) * how.size**2) - mean**2, 0)), 1e-3)
     return tuple(round(float(each), 4) for each in mean), tuple(round(float(each), 4) for each in std)
 
 

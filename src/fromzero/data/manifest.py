@@ -19,13 +19,14 @@ import numpy as np
 
 from fromzero.data.images import SUFFIXES, decode
 from fromzero.errors import DataError, MissingPackage, UnreadableImage, UsageError
+from fromzero.files import disk_error, replacing
 from fromzero.language import say
 from fromzero.machine.process import usable_cores
 from fromzero.terminal import Console
 
 SPLITS = ("train", "val", "test")
 _SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_FOLDER = ".fromzero"
+STATE_FOLDER = ".fromzero"
 
 
 class Facts(NamedTuple):
@@ -108,15 +109,15 @@ def save(manifest: Manifest) -> Path:
     path = state_folder(manifest.root) / "manifest.parquet"
     table = pyarrow.table({name: manifest[name] for name in _COLUMNS})
     table = table.replace_schema_metadata({"classes": "\n".join(manifest.classes)})
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    parquet.write_table(table, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as beside:
+        parquet.write_table(table, beside, write_page_checksum=True)
     return path
 
 
 def state_folder(root: Path) -> Path:
-    """Where what is derived from a data set is kept: in it, or in the user's cache if it is read-only."""
-    inside = root / _FOLDER
+    """Where what is derived from a data set is kept: in it, or in the user's cache if it is read-only. Raises
+    DiskError if neither can be written."""
+    inside = root / STATE_FOLDER
     try:
         inside.mkdir(exist_ok=True)
         if os.access(inside, os.W_OK):
@@ -125,7 +126,10 @@ def state_folder(root: Path) -> Path:
         pass
     key = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
     elsewhere = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fromzero" / "data" / key
-    elsewhere.mkdir(parents=True, exist_ok=True)
+    try:
+        elsewhere.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(elsewhere, error) from error
     return elsewhere
 
 
@@ -133,15 +137,27 @@ def _files(root: Path) -> Iterator[tuple[str, str, str]]:
     """(relative path, class, split its folder names) of every file that claims to be a picture, sorted."""
     folders = [each for each in sorted(root.iterdir()) if each.is_dir() and not each.name.startswith(".")]
     names = {each.name.lower() for each in folders}
-    nested = "train" in names and names <= _SPLIT_FOLDERS.keys()
-    tops: Sequence[tuple[Path, str]] = [(each, _SPLIT_FOLDERS[each.name.lower()]) for each in folders] if nested else []
-    classes = [(sub, given) for top, given in tops for sub in sorted(top.iterdir())] or [(f, "") for f in folders]
-    for folder, given in classes:
+    # "train" alone may be a class of vehicles; beside "val" or "test" it is a split, whatever else lies there.
+    nested = "train" in names and (names <= _SPLIT_FOLDERS.keys() or len(names & _SPLIT_FOLDERS.keys()) > 1)
+    tops = [(each, _SPLIT_FOLDERS[each.name.lower()]) for each in folders if each.name.lower() in _SPLIT_FOLDERS]
+    classes = [(sub, given) for top, given in tops for sub in sorted(top.iterdir())] if nested else []
+    for folder, given in classes or [(each, "") for each in folders]:
         if not folder.is_dir() or folder.name.startswith("."):
             continue
         for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
-                yield path.relative_to(root).as_posix(), folder.name, given
+            inside = path.relative_to(folder).parts
+            if path.suffix.lower() in SUFFIXES and not any(each.startswith(".") for each in inside) and path.is_file():
+                yield _text(path.relative_to(root)), folder.name, given
+
+
+def _text(path: Path) -> str:
+    """A path with forward slashes; raises DataError for a name that is not text, as old archives unpack to."""
+    text = path.as_posix()
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError("name_not_utf8", path=text.encode("utf-8", "backslashreplace").decode()) from error
+    return text
 
 
 def _readers(root: Path, paths: Sequence[str]) -> int:
@@ -181,10 +197,10 @@ def _known(root: Path) -> dict[str, Facts]:
         return {}
     pyarrow, parquet = _parquet()
     try:
-        table = parquet.read_table(path)
+        table = parquet.read_table(path, page_checksum_verification=True)
         columns = [table.column(name).to_pylist() for name in Facts._fields]
         return dict(zip(table.column("path").to_pylist(), map(Facts, *columns), strict=True))
-    except (OSError, KeyError, pyarrow.ArrowException):
+    except (OSError, KeyError, ValueError, TypeError, pyarrow.ArrowException):
         return {}  # a damaged manifest is only a cache: look at the pictures again
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fromzero.data.manifest import state_folder
+from fromzero.data.manifest import STATE_FOLDER
 from fromzero.errors import SourceError, UnknownName
+from fromzero.files import disk_error
 from fromzero.language import say
 from fromzero.terminal import Console
 
@@ -49,6 +50,8 @@ SETS = {
         counts=(60_000, 10_000),
     ),
 }  # fmt: skip
+Pairs = dict[str, tuple[np.ndarray, np.ndarray]]  # split -> pictures (N, height, width) and class numbers (N,)
+
 _FILES = {"train": "train", "test": "t10k"}
 _COMPLETE = "source.json"
 
@@ -64,13 +67,16 @@ def get(name: str, to: Path | str | None = None, *, offline: bool = False, conso
         console.line(say("data.have", name=name, path=target))
         return target
     with tempfile.TemporaryDirectory(prefix="fromzero-") as scratch:
-        folder, source = _fetch(wanted, target, Path(scratch), offline, console)
-        _write_pictures(wanted, folder, target, source, console)
+        found, source = _fetch(wanted, target, Path(scratch), offline, console)
+    try:
+        _write_pictures(wanted, found, target, source, console)
+    except OSError as error:
+        raise disk_error(target, error) from error
     return target
 
 
-def _fetch(wanted: IdxSet, target: Path, scratch: Path, offline: bool, console: Console) -> tuple[Path, str]:
-    """A folder with the four IDX files, and the name of the source that had them."""
+def _fetch(wanted: IdxSet, target: Path, scratch: Path, offline: bool, console: Console) -> tuple[Pairs, str]:
+    """The pictures and classes of each split, and the name of the source that had them."""
     sources: list[tuple[str, Callable[[], Path]]] = [
         (say("source.local", path=target), lambda: _with_files(target)),
         (say("source.local", path=wanted.installed), lambda: _with_files(wanted.installed)),
@@ -83,14 +89,14 @@ def _fetch(wanted: IdxSet, target: Path, scratch: Path, offline: bool, console: 
     attempts = []
     for title, fetch in sources:
         try:
-            folder = fetch()
+            found = _read_files(wanted, fetch())
         except Exception as error:  # a source may fail in any way: say it, try the next
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
             attempts.append(f"{title}: {reason}")
             console.line(say("source.failed", source=title, reason=reason))
             continue
         console.line(say("source.used", source=title))
-        return folder, title
+        return found, title
     raise SourceError("no_source", attempts, name=wanted.name)
 
 
@@ -99,6 +105,18 @@ def _with_files(folder: Path) -> Path:
         for kind in ("images-idx3", "labels-idx1"):
             _idx_file(folder, f"{part}-{kind}-ubyte")
     return folder
+
+
+def _read_files(wanted: IdxSet, folder: Path) -> Pairs:
+    """All four files, checked: a copy that was cut off must not pass for the data set."""
+    found = {}
+    for (split, part), count in zip(_FILES.items(), wanted.counts, strict=True):
+        images = _read_idx(_idx_file(folder, f"{part}-images-idx3-ubyte"), 3)
+        labels = _read_idx(_idx_file(folder, f"{part}-labels-idx1-ubyte"), 1)
+        if not len(images) == len(labels) == count or labels.max(initial=0) >= len(wanted.classes):
+            raise ValueError(say("source.wrong_count", name=part, found=len(images), wanted=count))
+        found[split] = images, labels
+    return found
 
 
 def _idx_file(folder: Path, stem: str) -> Path:
@@ -132,32 +150,36 @@ def _from_torchvision(wanted: IdxSet, scratch: Path) -> Path:
     return _with_files(scratch / wanted.torchvision / "raw")
 
 
-def _write_pictures(wanted: IdxSet, folder: Path, target: Path, source: str, console: Console) -> None:
-    """The IDX files as PNG files, `{train,test}/class/00001.png`, written beside and renamed when complete."""
+def _write_pictures(wanted: IdxSet, found: Pairs, target: Path, source: str, console: Console) -> None:
+    """PNG files, `{train,test}/class/00001.png`, written beside and renamed when complete."""
     beside = target.with_name(f"{target.name}.{os.getpid()}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    with console.progress(say("data.writing"), sum(wanted.counts)) as advance:
-        for split, part in _FILES.items():
-            images = _read_idx(_idx_file(folder, f"{part}-images-idx3-ubyte"), 3)
-            labels = _read_idx(_idx_file(folder, f"{part}-labels-idx1-ubyte"), 1)
-            for name in wanted.classes:
-                (beside / split / name).mkdir(parents=True)
-            for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-                path = beside / split / wanted.classes[label] / f"{number:05d}.png"
-                Image.fromarray(image).save(path, compress_level=1)
-                advance()
-    (beside / ".fromzero").mkdir()
-    (beside / ".fromzero" / _COMPLETE).write_text(json.dumps({"name": wanted.name, "source": source}))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_dir() and not any(target.iterdir()):
-        target.rmdir()
-    if target.exists():  # IDX files lay there, or a copy that was cut off by hand: keep them, move the pictures in
-        for each in beside.iterdir():
-            shutil.rmtree(target / each.name, ignore_errors=True)
-            os.replace(each, target / each.name)
-        beside.rmdir()
-    else:
+    try:
+        with console.progress(say("data.writing"), sum(wanted.counts)) as advance:
+            for split, (images, labels) in found.items():
+                for name in wanted.classes:
+                    (beside / split / name).mkdir(parents=True)
+                for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+                    path = beside / split / wanted.classes[label] / f"{number:05d}.png"
+                    Image.fromarray(image).save(path, compress_level=1)
+                    advance()
+        state = beside / STATE_FOLDER
+        state.mkdir()
+        (state / _COMPLETE).write_text(json.dumps({"name": wanted.name, "source": source}), encoding="utf-8")
+        _move(beside, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _move(beside: Path, target: Path) -> None:
+    """Into place. What lay there is kept (IDX files, say) but for an incomplete copy; the mark of completeness goes
+    last."""
+    if not target.exists():
         os.replace(beside, target)
+        return
+    for each in sorted(beside.iterdir(), key=lambda path: path.name == STATE_FOLDER):
+        shutil.rmtree(target / each.name, ignore_errors=True)
+        os.replace(each, target / each.name)
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -169,7 +191,10 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 
 def _is_complete(target: Path, wanted: IdxSet) -> bool:
-    if not target.is_dir():
+    """Whether a copy was finished there and its folders still are."""
+    try:
+        mark = json.loads((target / STATE_FOLDER / _COMPLETE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return False
-    marker = state_folder(target) / _COMPLETE
-    return marker.is_file() and json.loads(marker.read_text()).get("name") == wanted.name
+    folders = [target / split / name for split in _FILES for name in wanted.classes]
+    return isinstance(mark, dict) and mark.get("name") == wanted.name and all(each.is_dir() for each in folders)

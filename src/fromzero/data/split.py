@@ -14,12 +14,13 @@ from fromzero.data.manifest import Manifest
 from fromzero.errors import DataError, UsageError
 
 SHARES = (0.70, 0.15, 0.15)  # train, val, test
+NOWHERE = "none"  # a copy of an official test picture: it must not train, and must not be counted twice
 
 
 def split(manifest: Manifest, shares: tuple[float, float, float] = SHARES, seed: int = 0) -> Manifest:
     """The manifest with its `split` column filled. Within one sample of the share in every class, unless copies of a
-    picture must stay together. An official test set is never touched; a copy of its pictures never trains."""
-    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or shares[0] <= 0:
+    picture must stay together. An official test set is never touched; a copy of its pictures is in no split."""
+    if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6 and shares[0] > 0):  # written so that NaN fails
         raise UsageError("bad_shares", shares="/".join(f"{each:g}" for each in shares))
     given = manifest["given"]
     assigned = np.array(given, dtype="U5")
@@ -28,6 +29,8 @@ def split(manifest: Manifest, shares: tuple[float, float, float] = SHARES, seed:
     elif not (given == "val").any():
         _assign(manifest, assigned, {"val": shares[1] / (shares[0] + shares[1])}, seed)
     _keep_copies_together(manifest, assigned)
+    if (given == "test").any():
+        assigned[(assigned == "test") & (given != "test")] = NOWHERE
     for name in ("train", "val"):
         if not ((assigned == name) & (manifest["problem"] == "")).any():
             raise DataError("empty_split", split=name, images=len(manifest.good()))

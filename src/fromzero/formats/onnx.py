@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from fromzero.errors import MissingPackage
+from fromzero.errors import FromzeroError, MissingPackage
 from fromzero.records import Preprocessing, to_json
 
 EXTRA = "export"
@@ -31,18 +31,24 @@ def write(module: Any, how: Preprocessing, labels: tuple[str, ...], folder: Path
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # the exporter prints its progress
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module,
-            (example,),
-            str(path),
-            input_names=["pixels"],
-            output_names=["scores"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            dynamo=True,
-            external_data=False,
-            optimize=True,
-            verbose=False,
-        )
+        try:
+            torch.onnx.export(
+                module,
+                (example,),
+                str(path),
+                input_names=["pixels"],
+                output_names=["scores"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamo=True,
+                external_data=False,
+                optimize=True,
+                verbose=False,
+            )
+        except OSError:
+            raise
+        except Exception as error:  # a model that cannot be drawn as a graph fails in many ways
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            raise FromzeroError("not_exportable", format="ONNX", reason=reason) from error
     model = onnx.load(path)
     for key, value in (("labels", list(labels)), ("preprocessing", to_json(how))):
         entry = model.metadata_props.add()

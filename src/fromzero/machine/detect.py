@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fromzero.facts.cards import card_of_device
+from fromzero.machine import nvml
 from fromzero.records import Card
 
 NVIDIA_VENDOR = "0x10de"
@@ -30,11 +30,16 @@ _MATRIX_SIDE, _COPY_BYTES, _SECONDS_EACH = 1024, 64 << 20, 0.15
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One NVIDIA device. `name` is the driver's; memory in bytes; `capability` like "8.6"."""
+    """One NVIDIA device. `name` is the driver's; memory in bytes; `capability` like "8.6". The power limit in force
+    and the board's own in watts, the PCIe lanes in use and the most that card and slot could use: 0 if not known."""
 
     name: str
     memory_bytes: int
     capability: str
+    power_limit: float = 0.0
+    power_default: float = 0.0
+    link_width: int = 0
+    link_width_max: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,7 @@ class Machine:
     """`os` is linux, wsl, windows or macos. `glibc` is "" where there is none or it is not known, "musl" on musl.
     `driver` is "" without one. `nvml` is "" if NVML answered, else why not: "missing" (no library), "no driver",
     "mismatch" (library and kernel module differ), or its own words. `gpu_seen` is true if an NVIDIA card is on the
-    bus, whether or not a driver answers for it."""
+    bus, whether or not a driver answers for it; `lost` counts cards that the driver lists but that do not answer."""
 
     os: str
     processor: str = "x86_64"
@@ -52,11 +57,12 @@ class Machine:
     gpus: tuple[Gpu, ...] = field(default=())
     nvml: str = ""
     gpu_seen: bool = False
+    lost: int = 0
 
 
 def this_machine(root: Path = Path("/")) -> Machine:
     """This machine as it is now."""
-    driver, gpus, problem = _nvml()
+    driver, gpus, lost, problem = _nvml()
     return Machine(
         os=system(root),
         processor=_processor(),
@@ -65,26 +71,32 @@ def this_machine(root: Path = Path("/")) -> Machine:
         driver=driver,
         gpus=gpus,
         nvml=problem,
-        gpu_seen=bool(gpus) or _on_bus(root),
+        gpu_seen=bool(gpus or lost) or _on_bus(root),
+        lost=lost,
     )
 
 
 def this_card() -> Card:
     """The first NVIDIA card of this machine, or its CPU if it has none. Raises UnknownName for a card that is not in
     the catalogue."""
-    _, gpus, _ = _nvml()
-    return card_of_device(gpus[0].name, gpus[0].memory_bytes) if gpus else this_cpu()
+    gpus = _nvml()[1]
+    if not gpus:
+        return this_cpu()
+    from fromzero.facts.cards import card_of_device
+
+    return card_of_device(gpus[0].name, gpus[0].memory_bytes)
 
 
 def this_cpu(root: Path = Path("/")) -> Card:
-    """This machine's CPU as a card; takes up to half a second the first time, to measure it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """This machine's CPU as a card, with the figures that `fromzero bench` kept of it; without them it is measured,
+    which takes up to half a second the first time."""
+    from fromzero.machine.process import usable_cores
+
+    name, cores = cpu_name(root), usable_cores()
     total, available = _memory(root)
-    measured = _measured(cores)
-    flops, bandwidth = measured or (_GUESSED_FLOPS_PER_CORE * cores, _GUESSED_BANDWIDTH)
-    how = "measured on this machine" if measured else "estimated from the number of cores: NumPy is not installed"
+    flops, bandwidth, how = _kept(name, cores) or _quick(cores)
     return Card(
-        name=_cpu_name(root),
+        name=name,
         series="cpu",
         form="cpu",
         architecture=_processor(),
@@ -143,55 +155,37 @@ def _text(path: Path) -> str:
 # --- NVIDIA ---------------------------------------------------------------------------------------------------------
 
 
-def _nvml() -> tuple[str, tuple[Gpu, ...], str]:
-    """Driver version, devices, and "" or why NVML does not answer."""
+def _nvml() -> tuple[str, tuple[Gpu, ...], int, str]:
+    """Driver version, devices that answer, the number of those that do not, and "" or why NVML does not answer."""
     try:
-        import pynvml
-    except ImportError:
-        return "", (), "nvidia-ml-py is not installed"
+        with nvml.session() as (driver, devices):
+            found = [_gpu(each) for each in devices]
+            answering = tuple(each for each in found if each)
+            return driver, answering, len(found) - len(answering), ""
+    except nvml.NoNvml as error:
+        return "", (), 0, str(error)
+
+
+def _gpu(device: nvml.Device) -> Gpu | None:
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return "", (), _why(error, pynvml)
-    try:
-        driver = _str(pynvml.nvmlSystemGetDriverVersion())
-        count = pynvml.nvmlDeviceGetCount()
-        return driver, tuple(_gpu(pynvml, pynvml.nvmlDeviceGetHandleByIndex(each)) for each in range(count)), ""
-    except pynvml.NVMLError as error:  # a card fell off the bus, or an old driver lacks a call
-        return "", (), _why(error, pynvml)
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _gpu(nvml: object, handle: object) -> Gpu:
-    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)  # type: ignore[attr-defined]
-    return Gpu(
-        name=_str(nvml.nvmlDeviceGetName(handle)),  # type: ignore[attr-defined]
-        memory_bytes=int(nvml.nvmlDeviceGetMemoryInfo(handle).total),  # type: ignore[attr-defined]
-        capability=f"{major}.{minor}",
-    )
-
-
-def _why(error: Exception, nvml: object) -> str:
-    names = {
-        "NVML_ERROR_LIBRARY_NOT_FOUND": "missing",
-        "NVML_ERROR_DRIVER_NOT_LOADED": "no driver",
-        "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "mismatch",
-    }
-    for name, word in names.items():
-        if getattr(error, "value", None) == getattr(nvml, name):
-            return word
-    return str(error)
-
-
-def _str(value: str | bytes) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value  # bytes before nvidia-ml-py 12
+        major, minor = device.ask("GetCudaComputeCapability") or (0, 0)
+        return Gpu(
+            name=device.name(),
+            memory_bytes=device.memory()[1],
+            capability=f"{major}.{minor}",
+            power_limit=device.watts("GetPowerManagementLimit") or 0.0,
+            power_default=device.watts("GetPowerManagementDefaultLimit") or 0.0,
+            link_width=device.ask("GetCurrPcieLinkWidth") or 0,
+            link_width_max=device.ask("GetMaxPcieLinkWidth") or 0,
+        )
+    except nvml.Lost:
+        return None
 
 
 # --- the CPU --------------------------------------------------------------------------------------------------------
 
 
-def _cpu_name(root: Path) -> str:
+def cpu_name(root: Path) -> str:
     for line in _text(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("model name", "Hardware") and value.strip():
@@ -243,6 +237,27 @@ def _fields(text: str) -> Mapping[str, int]:
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
 
+def _kept(name: str, cores: int) -> tuple[float, float, str] | None:
+    """What `fromzero bench` measured of this very CPU and number of cores."""
+    from fromzero.machine.measured import load_bench
+
+    kept = load_bench()
+    if kept is None or (kept.cpu, kept.cores) != (name, cores):
+        return None
+    cpu = kept.of("cpu")
+    if cpu is None or not cpu.bandwidth or "fp32" not in cpu.rates:
+        return None
+    return cpu.rates["fp32"], cpu.bandwidth, f"measured on this machine by fromzero bench, {kept.when}"
+
+
+def _quick(cores: int) -> tuple[float, float, str]:
+    measured = _measured(cores)
+    if measured:
+        return (*measured, "measured on this machine")
+    guessed = "estimated from the number of cores: NumPy is not installed"
+    return _GUESSED_FLOPS_PER_CORE * cores, _GUESSED_BANDWIDTH, guessed
+
+
 @functools.cache
 def _measured(cores: int) -> tuple[float, float] | None:
     """FLOP/s of an fp32 matrix product and bytes/s of a copy (read and written), or None without NumPy. Measured once
@@ -255,14 +270,14 @@ def _measured(cores: int) -> tuple[float, float] | None:
     product = np.empty_like(matrix)
     source = np.ones(_COPY_BYTES // 4, np.float32)
     target = np.zeros_like(source)
-    multiply = _best_seconds(lambda: np.matmul(matrix, matrix, out=product))
-    copy = _best_seconds(lambda: np.copyto(target, source))
+    multiply = best_seconds(lambda: np.matmul(matrix, matrix, out=product))
+    copy = best_seconds(lambda: np.copyto(target, source))
     return 2 * _MATRIX_SIDE**3 / multiply, 2 * _COPY_BYTES / copy
 
 
-def _best_seconds(run: Callable[[], object]) -> float:
+def best_seconds(run: Callable[[], object], seconds: float = _SECONDS_EACH) -> float:
     """The fastest of the runs that fit into the time; the first warms up unless it is the only one."""
-    end = time.perf_counter() + _SECONDS_EACH
+    end = time.perf_counter() + seconds
     best = float("inf")
     while True:
         start = time.perf_counter()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 import socket
 import threading
@@ -20,6 +23,14 @@ def process_bytes() -> int:
 
     status = psutil.Process().memory_info()
     return status.rss - getattr(status, "shared", 0)
+
+
+def settled_bytes() -> int:
+    """`process_bytes` after everything that is not in use was given back to the system."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+    return process_bytes()
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -8,11 +8,19 @@ from fromzero.errors import UsageError
 
 
 def freeze(model: nn.Module, what: str) -> None:
-    """ "backbone" leaves only the last layer with weights trainable; "none" leaves everything."""
+    """ "backbone" leaves only the classifier trainable; "none" leaves everything."""
     if what == "none":
         return
     layers = [each for each in model.modules() if any(True for _ in each.parameters(recurse=False))]
     if len(layers) < 2:
         raise UsageError("nothing_to_freeze", layers=len(layers))
     model.requires_grad_(False)
-    layers[-1].requires_grad_(True)
+    for each in _classifier(model) or layers[-1:]:
+        each.requires_grad_(True)
+
+
+def _classifier(model: nn.Module) -> list[nn.Module]:
+    """What the model itself calls its classifier (timm; distilled models have two); empty if it does not say."""
+    found = model.get_classifier() if hasattr(model, "get_classifier") else ()
+    heads = found if isinstance(found, (tuple, list)) else (found,)
+    return [each for each in heads if isinstance(each, nn.Module) and any(True for _ in each.parameters())]

@@ -32,7 +32,12 @@ def load_pretrained(model: nn.Module, name: str, where: str, console: Console | 
         path = Path(where).expanduser()
         if not path.is_file():
             raise UsageError("weights_missing", path=path)
-        _fill(model, _read(path))
+        try:
+            weights = _read(path)
+        except Exception as error:  # damaged files fail in many ways
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            raise DataError("weights_unreadable", path=path, reason=reason) from error
+        _fill(model, weights)
         return str(path)
     attempts: list[str] = []
     for source, find in _sources(name):
@@ -92,7 +97,9 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         return load_file(path)
     loaded: Any = torch.load(path, map_location="cpu", weights_only=True)  # never runs code from the file
-    return loaded.get("state_dict", loaded)
+    for key in ("state_dict", "model"):  # where training scripts put them
+        loaded = loaded.get(key, loaded)
+    return {name: each for name, each in loaded.items() if isinstance(each, torch.Tensor)}
 
 
 def _fill(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:

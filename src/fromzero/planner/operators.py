@@ -34,6 +34,8 @@ def cost(operator: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -
         return None
     inputs = [each for each in pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
     outputs = [each for each in pytree.tree_leaves(out) if isinstance(each, Tensor)]
+    if not inputs and not outputs:  # the profiler's own marks
+        return None
     moved = sum(_bytes(each) for each in {id(t): t for t in inputs}.values())
     moved += sum(_bytes(each) for each in outputs)  # an in-place operator reads and writes
     floating = [each for each in inputs if each.is_floating_point()]

@@ -14,7 +14,14 @@ def names() -> list[str]:
 
 
 def takes(name: str) -> bool:
-    return _timm().is_model(name.partition(".")[0])
+    timm = _timm()
+    if not timm.is_model(name.partition(".")[0]):
+        return False
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:  # the model is known, the tag behind its dot is not
+        return False
+    return True
 
 
 def build(name: str, classes: int, channels: int, size: int) -> Any:

@@ -24,6 +24,8 @@ def build(name: str, classes: int, channels: int, size: int) -> Any:
     extra: dict[str, Any] = {}
     if name.endswith(("googlenet", "inception_v3")):
         extra = {"aux_logits": False, "init_weights": False}  # one head, as the other classifiers have
+    if name.removeprefix(PREFIX).startswith("vit_"):
+        extra = {"image_size": size}  # its position table has one row a patch
     model = _models().get_model(name.removeprefix(PREFIX), weights=None, num_classes=classes, **extra)
     if channels != 3:  # torchvision has no argument for it: replace the first convolution
         path, first = next((p, m) for p, m in model.named_modules() if isinstance(m, torch.nn.Conv2d))

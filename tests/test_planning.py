@@ -1,0 +1,153 @@
+"""plan(): the contract of its JSON, and answers that must come out in the right order."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+import fromzero
+from fromzero.cli import main
+from fromzero.errors import UnknownName, UsageError
+from fromzero.planning import plan, plan_many
+from fromzero.records import Card, plan_from_json, to_json
+
+CARD = "GeForce RTX 3060 12 GB"
+PARTS = {"weights", "gradients", "optimizer", "activations", "workspace", "fragmentation", "context"}
+
+
+def small(**words):
+    return plan("cnn", **{"card": CARD, "imgsz": 28, "channels": 1, "classes": 10, "batch": 32, **words})
+
+
+def test_json_contract(capsys):
+    assert main(["plan", "resnet18", "--card", CARD, "--batch", "auto", "--imgsz", "64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for name in ("card", "stack", "workload", "recipe", "memory", "time", "energy", "verdict", "max_batch", "advice"):
+        assert name in found
+    memory = found["memory"]
+    assert memory.keys() == {"allocated_peak", "reserved_peak", "process_peak", "low", "high", "parts"}
+    assert memory["parts"].keys() == PARTS
+    assert memory["low"] <= memory["process_peak"] <= memory["high"]
+    assert memory["allocated_peak"] <= memory["reserved_peak"] < memory["process_peak"]
+    assert sum(memory["parts"].values()) == memory["process_peak"]
+    time = found["time"]
+    assert {"step", "low", "high", "samples_per_second", "epoch", "total", "parts"} == time.keys()
+    assert 0 < time["low"] < time["step"] < time["high"]
+    assert found["energy"].keys() == {"kwh", "cost", "currency"}
+    assert found["verdict"] in ("fits", "tight", "does_not_fit")
+    assert found["max_batch"] == found["recipe"]["batch"]
+    assert {"code", "text", "saves"} == found["advice"][0].keys()
+
+
+def test_the_python_call_takes_the_same_words():
+    made = fromzero.plan("resnet18", card=CARD, batch=8, imgsz=64, precision="amp-fp16")
+    assert made.memory.parts["context"] > 0
+    assert made.max_batch is None
+    assert (made.recipe.batch, made.recipe.precision) == (8, "amp-fp16")
+
+
+def test_a_plan_is_a_config():
+    made = small()
+    assert plan_from_json(json.loads(json.dumps(to_json(made)))) == dataclasses.replace(
+        made, card=dataclasses.replace(made.card)
+    )
+
+
+def test_more_pictures_take_more_memory_and_time():
+    one, two = small(batch=64), small(batch=256)
+    assert two.memory.process_peak > one.memory.process_peak
+    assert two.time.step > one.time.step
+
+
+def test_a_faster_card_is_faster_and_needs_the_same_memory():
+    old, new = plan_many([{"model": "resnet18", "card": c, "batch": 32, "imgsz": 128} for c in ("GTX 1080 Ti", "RTX 4090")])
+    assert new.time.step < old.time.step
+    assert new.memory.reserved_peak == old.memory.reserved_peak
+
+
+def test_half_precision_saves_memory():
+    words = {"batch": 32, "imgsz": 128, "card": CARD}
+    full, half = plan("resnet18", **words), plan("resnet18", precision="amp-fp16", **words)
+    assert half.memory.allocated_peak < full.memory.allocated_peak
+
+
+def test_inference_needs_less_than_training():
+    train, infer = small(), small(purpose="infer")
+    assert infer.memory.allocated_peak < train.memory.allocated_peak
+    assert infer.memory.parts["optimizer"] == infer.memory.parts["gradients"] == 0
+
+
+def test_frozen_backbone_drops_gradients_and_state():
+    words = {"card": CARD, "batch": 8, "imgsz": 64}
+    whole, frozen = plan("resnet18", **words), plan("resnet18", freeze="backbone", **words)
+    assert frozen.memory.parts["optimizer"] < 0.1 * whole.memory.parts["optimizer"]
+    assert frozen.memory.allocated_peak < whole.memory.allocated_peak
+
+
+def test_verdict_and_largest_batch_agree():
+    made = plan("resnet50", card="GTX 1080 Ti", batch="auto")
+    assert made.verdict == "fits"
+    assert made.max_batch and 16 <= made.max_batch <= 256
+    too_much = plan("resnet50", card="GTX 1080 Ti", batch=made.max_batch * 4)
+    assert too_much.verdict == "does_not_fit"
+    advice = {each.code: each for each in too_much.advice}["smaller_batch"]
+    assert advice.saves > 0
+
+
+def test_what_does_not_fit_at_all_is_said():
+    tiny = Card(
+        name="one quarter", compute_capability="8.6", memory_bytes=2**28, usable_bytes=2**28, bandwidth=1e11,
+        rates={"fp32": 1e12}, tdp_watts=50,
+    )  # fmt: skip
+    made = plan("resnet50", card=tiny, batch="auto")
+    assert (made.verdict, made.max_batch) == ("does_not_fit", 0)
+    assert "no_batch_fits" in {each.code for each in made.advice}
+
+
+def test_does_not_fit_is_exit_status_1(capsys):
+    assert main(["plan", "resnet50", "--card", "GTX 1060 3 GB", "--batch", "256", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["verdict"] == "does_not_fit"
+
+
+def test_pascal_is_told_that_half_is_not_faster():
+    codes = {each.code for each in plan("cnn", card="GTX 1080 Ti", imgsz=28, precision="amp-fp16").advice}
+    assert {"half_not_faster", "uncalibrated"} <= codes
+
+
+def test_this_machines_cpu_is_a_card():
+    made = small(card="cpu")
+    assert made.card.is_cpu and made.card.rates["fp32"] > 1e9
+    assert made.memory.parts["context"] > 0
+
+
+@pytest.mark.parametrize(
+    "words", [{"batch": 0}, {"batch": -3}, {"accumulate": 0}, {"samples": 10, "batch": 32}, {"epochs": 0}]
+)
+def test_impossible_words_are_refused(words):
+    with pytest.raises(UsageError):
+        small(**words)
+
+
+@pytest.mark.parametrize("words", [{"optimizer": "adamx"}, {"colour": "red"}, {"purpose": "trian"}, {"precision": "fp8"}])
+def test_unknown_words_are_refused_with_what_is_known(words):
+    with pytest.raises(UnknownName):
+        small(**words)
+
+
+def test_a_model_of_the_users_own(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def make(classes, channels):\n"
+        "    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 26 * 26, classes))\n"
+    )
+    made = plan(f"{file}:make", card=CARD, imgsz=28, channels=1, classes=5, batch=4)
+    weights = 4 * (4 * 9 + 4 + 4 * 26 * 26 * 5 + 5)
+    assert made.memory.parts["weights"] == weights
+
+
+def test_a_model_that_reads_numbers_while_it_is_built():
+    made = plan("regnety_002", card=CARD, batch=2, imgsz=64)
+    assert made.memory.parts["weights"] > 3_000_000 * 4

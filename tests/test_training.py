@@ -1,0 +1,318 @@
+"""train() and resume(): a run follows its plan, is recorded, and cannot be killed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fromzero.errors import DataError, FromzeroError, RunError, UsageError
+from fromzero.records import Card
+from fromzero.runs import Run
+from fromzero.training import resume, train
+
+WORDS = {"epochs": 3, "batch": 8, "imgsz": 16, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three classes of 40 noisy stripes, circles of grey and gradients: learnable in a second."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        for label, make in enumerate((_stripes, _columns, _gradient)):
+            path = root / f"class-{label}" / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            noise = rng.normal(0, 25, (16, 16))
+            Image.fromarray(np.clip(make(rng) + noise, 0, 255).astype(np.uint8)).save(path)
+    return root
+
+
+def _stripes(rng):
+    return np.repeat((np.arange(16) // 2 % 2)[:, None] * rng.integers(100, 250), 16, 1)
+
+
+def _columns(rng):
+    return _stripes(rng).T
+
+
+def _gradient(rng):
+    return np.add.outer(np.arange(16), np.arange(16)) * rng.integers(4, 8)
+
+
+@pytest.fixture(scope="module")
+def whole(pictures, tmp_path_factory):
+    """A run that nothing disturbed."""
+    return train(pictures, output=tmp_path_factory.mktemp("runs") / "whole", **WORDS)
+
+
+def weights(run: Path, which: str = "last") -> bytes:
+    return (run / "checkpoints" / which / "model.safetensors").read_bytes()
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_run_folder_holds_what_the_contract_says(whole):
+    for name in ("plan.json", "run.json", "metrics.csv", "tensorboard"):
+        assert (whole.path / name).exists(), name
+    for which in ("last", "best"):
+        assert weights(whole.path, which)
+    assert (whole.last / "optimizer.safetensors").is_file() and (whole.last / "state.json").is_file()
+    record = whole.record()
+    assert record["status"] == "finished"
+    assert record["predicted"]["memory"]["process_peak"] > 0 and record["predicted"]["time"]["step"] > 0
+    assert record["measured"]["process_peak"] > record["measured"]["base"] > 0
+    assert record["measured"]["step"] > 0
+    assert [int(row["epoch"]) for row in history(whole.path)] == [1, 2, 3]
+
+
+def test_it_learns(whole):
+    assert whole.record()["best"]["val_accuracy"] >= 0.9
+
+
+def test_tensorboard_holds_the_epochs(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole.path / "tensorboard"))
+    events.Reload()
+    assert len(events.Scalars("epoch/val_accuracy")) == 3
+
+
+def test_same_seed_same_bits_other_seed_others(pictures, whole, tmp_path):
+    again = train(pictures, output=tmp_path / "again", **WORDS)
+    assert weights(again.path) == weights(whole.path)
+    assert history(again.path) == history(whole.path)
+    other = train(pictures, output=tmp_path / "other", **{**WORDS, "seed": 4})
+    assert weights(other.path) != weights(whole.path)
+
+
+# Runs the command line in a process of its own; `patch` is code that arranges its death.
+_CHILD = """
+import os, signal, sys
+import fromzero.training as training, fromzero.checkpoint as checkpoint
+training.SAVE_SECONDS = 0.0
+def die(): os.kill(os.getpid(), signal.SIGKILL)
+{patch}
+from fromzero.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+_AT_STEP = """
+step, count = training.training_step, [0]
+def counted(*args, **kwargs):
+    count[0] += 1
+    if count[0] == {number}: die()
+    return step(*args, **kwargs)
+training.training_step = counted
+"""
+_IN_WRITE = """
+write, count = checkpoint.save_file, [0]
+def cut(tensors, path):
+    count[0] += 1
+    write(tensors, path)
+    if count[0] == {number}:
+        with open(path, 'r+b') as file: file.truncate(os.path.getsize(path) // 2)
+        die()
+checkpoint.save_file = cut
+"""
+_IN_SWAP = """
+replace, count = os.replace, [0]
+def cut(a, b):
+    replace(a, b)
+    if str(b).endswith('last.old'):
+        count[0] += 1
+        if count[0] == {number}: die()
+checkpoint.os.replace = cut
+"""
+KILLS = [
+    ("first step", _AT_STEP.format(number=2)),
+    ("middle of an epoch", _AT_STEP.format(number=14)),
+    ("last epoch", _AT_STEP.format(number=28)),
+    ("while a checkpoint is written", _IN_WRITE.format(number=9)),
+    ("between the two renames of a swap", _IN_SWAP.format(number=4)),
+    ("while the best weights are written", "save = checkpoint.save\ncheckpoint.save = lambda f, *a: die() if f.name == 'best' else save(f, *a)"),
+]  # fmt: skip
+
+
+def child(patch: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = _CHILD.format(patch=patch)
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(("when", "patch"), KILLS, ids=[when for when, _ in KILLS])
+def test_killed_and_resumed_is_bit_identical(pictures, whole, tmp_path, when, patch):
+    run = tmp_path / "run"
+    flags = [f"--{name}={value}" for name, value in WORDS.items()]
+    killed = child(patch, "train", str(pictures), "--output", str(run), *flags)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert Run(run).record()["status"] == "started"
+    resumed = child("", "train", "--resume", str(run))
+    assert resumed.returncode == 0, resumed.stderr
+    assert weights(run) == weights(whole.path)
+    assert weights(run, "best") == weights(whole.path, "best")
+    assert history(run) == history(whole.path)
+    assert Run(run).record()["status"] == "finished"
+
+
+def test_killed_at_a_random_moment_by_another_process(pictures, whole, tmp_path):
+    run = tmp_path / "run"
+    flags = [f"--{name}={value}" for name, value in WORDS.items()]
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CHILD.format(patch=""), "train", str(pictures), "--output", str(run), *flags],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (run / "checkpoints" / "last" / "state.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    resume(run)
+    assert weights(run) == weights(whole.path)
+
+
+def test_workers_do_not_change_the_result(pictures, tmp_path, monkeypatch):
+    from fromzero.data import load
+
+    words = {**WORDS, "epochs": 1, "augmentation": "crop-flip"}
+    results = []
+    for workers in (0, 2):
+        monkeypatch.setattr(load, "worker_count", lambda pictures, n=workers: n)
+        results.append(weights(train(pictures, output=tmp_path / str(workers), **words).path))
+    assert results[0] == results[1]
+
+
+def test_a_finished_run_is_left_alone(whole):
+    before = weights(whole.path)
+    assert resume(whole.path).path == whole.path
+    assert weights(whole.path) == before
+
+
+def test_an_existing_run_is_never_written_over(pictures, whole):
+    with pytest.raises(RunError) as error:
+        train(pictures, output=whole.path, **WORDS)
+    assert error.value.code == "run_exists"
+
+
+def test_changed_data_cannot_be_resumed(pictures, tmp_path):
+    import shutil
+
+    mine = tmp_path / "data"
+    shutil.copytree(pictures, mine)
+    run = tmp_path / "run"
+    child(_AT_STEP.format(number=5), "train", str(mine), "--output", str(run), "--epochs=3", "--batch=8")
+    next((mine / "class-0").glob("*.png")).unlink()
+    with pytest.raises(RunError) as error:
+        resume(run)
+    assert error.value.code == "data_changed"
+
+
+def test_bad_pictures_are_passed_over(pictures, tmp_path):
+    import shutil
+
+    mine = tmp_path / "data"
+    shutil.copytree(pictures, mine, ignore=shutil.ignore_patterns(".fromzero"))
+    (mine / "class-0" / "empty.png").write_bytes(b"")
+    (mine / "class-1" / "text.jpg").write_text("not a picture")
+    good = (mine / "class-2" / "0.png").read_bytes()
+    (mine / "class-2" / "cut.png").write_bytes(good[: len(good) // 2])
+    run = train(mine, output=tmp_path / "run", **{**WORDS, "epochs": 1})
+    assert run.record()["status"] == "finished"
+
+
+def test_a_picture_lost_in_mid_run_does_not_end_it(pictures, tmp_path):
+    from fromzero.data import load
+
+    import shutil
+
+    mine = tmp_path / "data"
+    shutil.copytree(pictures, mine, ignore=shutil.ignore_patterns(".fromzero"))
+    from fromzero.training import prepare, preprocessing_for
+
+    manifest = prepare(mine)
+    how = preprocessing_for(manifest, "cnn", 16, pretrained=False)
+    (mine / str(manifest["path"][0])).unlink()
+    array, _ = load.Pictures(manifest, how)[(0, 0)]
+    assert array.shape == (16, 16, 1)
+
+
+def test_one_class_is_refused(tmp_path):
+    (tmp_path / "only").mkdir()
+    Image.new("L", (16, 16)).save(tmp_path / "only" / "a.png")
+    with pytest.raises(DataError):
+        train(tmp_path, output=tmp_path / "run")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "amp-fp16"])
+def test_precisions_a_cpu_cannot_train_in_are_refused(pictures, tmp_path, precision):
+    with pytest.raises(UsageError):
+        train(pictures, output=tmp_path / "run", precision=precision, device="cpu")
+
+
+def test_what_does_not_fit_is_refused_before_it_runs(pictures, tmp_path, monkeypatch):
+    from fromzero.machine import detect
+
+    tiny = Card(name="tiny", series="cpu", usable_bytes=2**20, bandwidth=1e10, rates={"fp32": 1e10}, tdp_watts=1)
+    monkeypatch.setattr(detect, "this_cpu", lambda: tiny)
+    with pytest.raises(FromzeroError) as error:
+        train(pictures, output=tmp_path / "run", device="cpu", **WORDS)
+    assert error.value.code == "does_not_fit" and error.value.status == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_is_a_config(pictures, tmp_path):
+    from fromzero.cli import main
+
+    plan = tmp_path / "plan.json"
+    words = ["--imgsz", "16", "--channels", "1", "--classes", "3", "--batch", "8", "--epochs", "1", "--clip", "0.5"]
+    assert main(["plan", "cnn", "--card", "cpu", *words, "-o", str(plan)]) == 0
+    assert main(["train", str(pictures), "--plan", str(plan), "--output", str(tmp_path / "run")]) == 0
+    recipe = Run(tmp_path / "run").plan().recipe
+    assert (recipe.batch, recipe.epochs, recipe.clip) == (8, 1, 0.5)
+
+
+def test_training_stops_early(pictures, tmp_path):
+    run = train(pictures, output=tmp_path / "run", **{**WORDS, "epochs": 30, "patience": 2})
+    assert run.record()["epochs"] < 30
+
+
+def test_accumulated_gradients_and_freezing(pictures, tmp_path):
+    run = train(
+        pictures, model="resnet10t", output=tmp_path / "run", epochs=1, batch=4, accumulate=2, imgsz=32, freeze="backbone"
+    )  # fmt: skip
+    assert run.record()["status"] == "finished"
+
+
+def test_loss_that_is_no_number_is_said(pictures, tmp_path):
+    with pytest.raises(RunError) as error:
+        train(pictures, output=tmp_path / "run", **{**WORDS, "lr": 1e30, "clip": 0.0, "warmup": 0.0, "epochs": 20})
+    assert error.value.code == "loss_not_finite"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs RLIMIT_FSIZE")
+def test_full_disk_keeps_the_checkpoint_before(pictures, tmp_path):
+    run = tmp_path / "run"
+    fill = """
+import resource
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+save, count = checkpoint.save, [0]
+def full(folder, *args):
+    count[0] += 1
+    if count[0] == 6: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    return save(folder, *args)
+checkpoint.save = full
+"""
+    done = child(fill, "train", str(pictures), "--output", str(run), "--epochs=3", "--batch=8", "--imgsz=16", "--seed=3")
+    assert done.returncode == 1 and "disk" in done.stderr and "Traceback" not in done.stderr
+    assert json.loads((run / "checkpoints" / "last" / "state.json").read_text())["step"] > 0
+    assert child("", "train", "--resume", str(run)).returncode == 0
