@@ -57,11 +57,17 @@ def words() -> list[str]:
 
 def _run(word: str, arguments: list[str]) -> int:
     command = importlib.import_module(f"fromzero.commands.{word}")
+    return command.run(parser_of(word).parse_args(arguments))
+
+
+def parser_of(word: str) -> Parser:
+    """The parser of one command."""
+    command = importlib.import_module(f"fromzero.commands.{word}")
     parser = Parser(prog=f"fromzero {word}", description=say(f"command.{word}"), add_help=False)
     parser.add_argument("-h", "--help", action="help", help=say("flag.help"))
     parser.add_argument("--lang", choices=language.LANGUAGES, help=say("flag.lang"))
     command.arguments(parser)
-    return command.run(parser.parse_args(arguments))
+    return parser
 
 
 class Parser(argparse.ArgumentParser):

@@ -28,7 +28,7 @@ def process_bytes() -> int:
 def settled_bytes() -> int:
     """`process_bytes` after everything that is not in use was given back to the system."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
     return process_bytes()
 

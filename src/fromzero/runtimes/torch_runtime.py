@@ -46,4 +46,4 @@ class TorchClassifier:
 
         device = next(self.module.parameters()).device
         with torch.inference_mode():
-            return self.module(torch.from_numpy(batch).to(device)).cpu().numpy()
+            return self.module(torch.tensor(batch, device=device)).cpu().numpy()
