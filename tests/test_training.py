@@ -312,7 +312,24 @@ def full(folder, *args):
     return save(folder, *args)
 checkpoint.save = full
 """
-    done = child(fill, "train", str(pictures), "--output", str(run), "--epochs=3", "--batch=8", "--imgsz=16", "--seed=3")
+    done = child(
+        fill, "train", str(pictures), "--output", str(run), "--epochs=3", "--batch=8", "--imgsz=16", "--seed=3"
+    )
     assert done.returncode == 1 and "disk" in done.stderr and "Traceback" not in done.stderr
     assert json.loads((run / "checkpoints" / "last" / "state.json").read_text())["step"] > 0
     assert child("", "train", "--resume", str(run)).returncode == 0
+
+
+def test_trained_weights_are_where_a_run_starts(pictures, whole, tmp_path):
+    file = str(whole.best / "model.safetensors")
+    words = {**WORDS, "epochs": 1, "lr": 1e-6}
+    better = train(pictures, output=tmp_path / "run", pretrained=file, **words)
+    fresh = train(pictures, output=tmp_path / "fresh", **words)
+    assert better.record()["best"]["val_accuracy"] > fresh.record()["best"]["val_accuracy"]
+
+
+def test_missing_weights_leave_no_run_behind(pictures, tmp_path):
+    with pytest.raises(UsageError) as error:
+        train(pictures, output=tmp_path / "run", pretrained=str(tmp_path / "none.safetensors"), **WORDS)
+    assert error.value.code == "weights_missing"
+    assert not (tmp_path / "run").exists()

@@ -92,6 +92,8 @@ def train(
         advice = " ".join(each.text for each in planned.advice if each.code != "uncalibrated")
         need, have = bytes_text(planned.memory.process_peak), bytes_text(planned.card.usable_bytes)
         raise FromzeroError("does_not_fit", card=planned.card.title, need=need, have=have, advice=advice)
+    # Before there is a run: a missing file must leave nothing behind, and a resumed run must not need it again.
+    start = _pretrained(model, planned.recipe, how, len(manifest.classes), console) if pretrained else None
     run = runs.create(
         Path(output) if output else None,
         f"{Path(data).resolve().name}-{model.replace(':', '-').replace('/', '-')}",
@@ -104,6 +106,8 @@ def train(
         predicted={"memory": planned.memory, "time": planned.time},
         versions={"torch": torch.__version__, "accelerate": accelerate.__version__},
     )
+    if start is not None:
+        checkpoint.save(run.last, {"model": start, "optimizer": {}}, dataclasses.asdict(State()))
     return fit(run, manifest, console)
 
 
@@ -144,8 +148,6 @@ def fit(run: Run, manifest: Manifest, console: Console) -> Run:
 
     torch.manual_seed(recipe.seed)
     model = build(workload.model, workload.classes, how.channels, how.size)
-    if recipe.pretrained and not checkpoint.exists(run.last):
-        load_pretrained(model, workload.model, recipe.pretrained, console)
     freeze(model, recipe.freeze)
     model = model.to(engine.device)
     if recipe.memory_format == "channels-last":
@@ -293,6 +295,15 @@ def _to_device(batch: Any, normalise: Normalise, recipe: Recipe, device: Any) ->
     inputs = normalise(pixels.to(device, non_blocking=True))
     layout = torch.channels_last if recipe.memory_format == "channels-last" else torch.contiguous_format
     return inputs.contiguous(memory_format=layout), labels.to(device, non_blocking=True)
+
+
+def _pretrained(model: str, recipe: Recipe, how: Preprocessing, classes: int, console: Console) -> checkpoint.Tensors:
+    """The state a run starts from: trained weights, and a fresh head."""
+    assert recipe.pretrained is not None
+    torch.manual_seed(recipe.seed)
+    module = build(model, classes, how.channels, how.size)
+    load_pretrained(module, model, recipe.pretrained, console)
+    return module.state_dict()
 
 
 # --- device -------------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def _fetch(wanted: IdxSet, target: Path, scratch: Path, offline: bool, console: 
         try:
             found = _read_files(wanted, fetch())
         except Exception as error:  # a source may fail in any way: say it, try the next
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:300].rstrip(".")
             attempts.append(f"{title}: {reason}")
             console.line(say("source.failed", source=title, reason=reason))
             continue

@@ -44,7 +44,7 @@ def load_pretrained(model: nn.Module, name: str, where: str, console: Console | 
         try:
             _fill(model, find())
         except Exception as error:  # a source may fail in any way: say it, try the next
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:300].rstrip(".")
             attempts.append(f"{source}: {reason}")
             console.line(say("source.failed", source=source, reason=reason))
             continue
@@ -59,7 +59,7 @@ def _sources(name: str) -> list[tuple[str, Callable[[], dict[str, torch.Tensor]]
     return [
         (say("source.local", path=folder), lambda: _from_folder(folder, plain)),
         (say("weights.package"), lambda: _from_package(name)),
-        (say("weights.hub"), lambda: _from_hub(name)),
+        (say("weights.hub", host=_hub(name)), lambda: _from_hub(name)),
     ]
 
 
@@ -81,6 +81,13 @@ def _from_package(name: str) -> dict[str, torch.Tensor]:
     if not files:
         raise FileNotFoundError(say("source.no_file", name=pattern))
     return _read(files[0])
+
+
+def _hub(name: str) -> str:
+    """The host that would be asked."""
+    if name.startswith("torchvision:"):
+        return "download.pytorch.org"
+    return os.environ.get("HF_ENDPOINT", "huggingface.co").removeprefix("https://")
 
 
 def _from_hub(name: str) -> dict[str, torch.Tensor]:
