@@ -160,7 +160,8 @@ def test_both_languages_say_the_same():
         assert english or key.endswith(".fix"), key
         if key == "page.language":  # offers the other language, in its own words
             continue
-        assert english == chinese or re.search(r"[\u3000-\u9fff\uff00-\uffef]", chinese), key  # a command line is the same in both
+        # a command line is the same in both
+        assert english == chinese or re.search(r"[\u3000-\u9fff\uff00-\uffef]", chinese), key
 
 
 def code_that_speaks() -> str:

@@ -62,7 +62,8 @@ def test_more_pictures_take_more_memory_and_time():
 
 
 def test_a_faster_card_is_faster_and_needs_the_same_memory():
-    old, new = plan_many([{"model": "resnet18", "card": c, "batch": 32, "imgsz": 128} for c in ("GTX 1080 Ti", "RTX 4090")])
+    words = {"model": "resnet18", "batch": 32, "imgsz": 128}
+    old, new = plan_many([{**words, "card": card} for card in ("GTX 1080 Ti", "RTX 4090")])
     assert new.time.step < old.time.step
     assert new.memory.reserved_peak == old.memory.reserved_peak
 
@@ -130,7 +131,9 @@ def test_impossible_words_are_refused(words):
         small(**words)
 
 
-@pytest.mark.parametrize("words", [{"optimizer": "adamx"}, {"colour": "red"}, {"purpose": "trian"}, {"precision": "fp8"}])
+@pytest.mark.parametrize(
+    "words", [{"optimizer": "adamx"}, {"colour": "red"}, {"purpose": "trian"}, {"precision": "fp8"}]
+)
 def test_unknown_words_are_refused_with_what_is_known(words):
     with pytest.raises(UnknownName):
         small(**words)
@@ -141,7 +144,8 @@ def test_a_model_of_the_users_own(tmp_path):
     file.write_text(
         "from torch import nn\n"
         "def make(classes, channels):\n"
-        "    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 26 * 26, classes))\n"
+        "    layers = nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 26 * 26, classes)\n"
+        "    return nn.Sequential(*layers)\n"
     )
     made = plan(f"{file}:make", card=CARD, imgsz=28, channels=1, classes=5, batch=4)
     weights = 4 * (4 * 9 + 4 + 4 * 26 * 26 * 5 + 5)

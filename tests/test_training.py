@@ -135,13 +135,17 @@ def cut(a, b):
         if count[0] == {number}: die()
 checkpoint.os.replace = cut
 """
+_AT_BEST = """
+save = checkpoint.save
+checkpoint.save = lambda folder, *args: die() if folder.name == 'best' else save(folder, *args)
+"""
 KILLS = [
     ("first step", _AT_STEP.format(number=2)),
     ("middle of an epoch", _AT_STEP.format(number=14)),
     ("last epoch", _AT_STEP.format(number=28)),
     ("while a checkpoint is written", _IN_WRITE.format(number=9)),
     ("between the two renames of a swap", _IN_SWAP.format(number=4)),
-    ("while the best weights are written", "save = checkpoint.save\ncheckpoint.save = lambda f, *a: die() if f.name == 'best' else save(f, *a)"),
+    ("while the best weights are written", _AT_BEST),
 ]  # fmt: skip
 
 
@@ -231,9 +235,9 @@ def test_bad_pictures_are_passed_over(pictures, tmp_path):
 
 
 def test_a_picture_lost_in_mid_run_does_not_end_it(pictures, tmp_path):
-    from fromzero.data import load
-
     import shutil
+
+    from fromzero.data import load
 
     mine = tmp_path / "data"
     shutil.copytree(pictures, mine, ignore=shutil.ignore_patterns(".fromzero"))
@@ -287,9 +291,8 @@ def test_training_stops_early(pictures, tmp_path):
 
 
 def test_accumulated_gradients_and_freezing(pictures, tmp_path):
-    run = train(
-        pictures, model="resnet10t", output=tmp_path / "run", epochs=1, batch=4, accumulate=2, imgsz=32, freeze="backbone"
-    )  # fmt: skip
+    words = {"epochs": 1, "batch": 4, "accumulate": 2, "imgsz": 32, "freeze": "backbone"}
+    run = train(pictures, model="resnet10t", output=tmp_path / "run", **words)
     assert run.record()["status"] == "finished"
 
 

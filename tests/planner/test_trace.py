@@ -113,7 +113,8 @@ def test_convolution_flops_and_kinds():
 
 def convolutional():
     return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Dropout(0.1), nn.Flatten(), nn.Linear(16 * 64, 2)
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Dropout(0.1), nn.Flatten(), nn.Linear(16 * 64, 2),
     )  # fmt: skip
 
 

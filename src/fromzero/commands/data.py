@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from fromzero.language import say
 from fromzero.terminal import Terminal, print_table
+
+SHOWN = 50  # findings of a kind; --json lists all
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,15 +50,21 @@ def _check(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(to_json(report), indent=1, ensure_ascii=False))
     else:
-        rows = [
-            (kind, len(entries), json.dumps(entries[0], ensure_ascii=False)[:100])
-            for kind, entries in report.findings.items()
-            if entries
-        ]
-        title = say("data.table.title", images=report.images, classes=len(report.classes))
-        print_table((say("data.kind"), say("data.count"), say("data.first")), rows, title)
+        print(say("data.table.title", images=report.images, classes=len(report.classes)))
+        for kind, entries in report.findings.items():
+            for entry in entries[:SHOWN]:
+                print(f"{kind}: {', '.join(_texts(entry))}")
+            if len(entries) > SHOWN:
+                print(f"{kind}: {say('data.more', count=len(entries) - SHOWN)}")
         print(say("data.unchecked", kinds=", ".join(report.unchecked)))
     return 1 if report.blocked else 0
+
+
+def _texts(entry: dict[str, Any]) -> list[str]:
+    """One finding in words: files first, an error code as its sentence."""
+    texts = [str(each) for value in entry.values() for each in (value if isinstance(value, list) else [value])]
+    key = f"reason.{entry.get('code')}"
+    return [say(key) if each == entry.get("code") else each for each in texts]
 
 
 def _split(options: argparse.Namespace) -> int:
