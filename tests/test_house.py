@@ -28,6 +28,7 @@ ORDER = [
     ["planner"],
     ["data", "models"],
     ["tasks"],
+    ["preparing"],
     ["step"],
     ["planning"],
     ["runs", "checkpoint"],

@@ -241,7 +241,7 @@ def test_a_picture_lost_in_mid_run_does_not_end_it(pictures, tmp_path):
 
     mine = tmp_path / "data"
     shutil.copytree(pictures, mine, ignore=shutil.ignore_patterns(".fromzero"))
-    from fromzero.training import prepare, preprocessing_for
+    from fromzero.preparing import prepare, preprocessing_for
 
     manifest = prepare(mine)
     how = preprocessing_for(manifest, "cnn", 16, pretrained=False)

@@ -29,10 +29,11 @@ from fromzero.exporting import Artifact
 from fromzero.language import say
 from fromzero.machine.process import free_port
 from fromzero.predicting import classify, open_classifier
+from fromzero.preparing import prepare, preprocessing_for
 from fromzero.records import Plan
 from fromzero.runs import Run
 from fromzero.terminal import Console, seconds_text
-from fromzero.training import prepare, preprocessing_for, train
+from fromzero.training import train
 
 DATA_SET = "fashion-mnist"
 CARDS = ("GTX 1080 Ti", "RTX 3060 12 GB", "RTX 4090")  # shown beside the device at hand

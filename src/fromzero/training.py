@@ -22,16 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
-import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from fromzero import checkpoint, runs
 from fromzero.data import load
 from fromzero.data.augment import choose
-from fromzero.data.manifest import Manifest, save, scan
-from fromzero.data.split import split
-from fromzero.errors import DataError, FromzeroError, RunError, UsageError
+from fromzero.data.manifest import Manifest
+from fromzero.errors import FromzeroError, RunError, UsageError
 from fromzero.evaluation import cross_entropy, scores_of
 from fromzero.files import write_text
 from fromzero.language import say
@@ -41,6 +39,7 @@ from fromzero.models.build import build, family_of
 from fromzero.models.deploy import Deployed, Normalise
 from fromzero.models.weights import load_pretrained
 from fromzero.planning import plan
+from fromzero.preparing import digest, prepare, preprocessing_for, shorter_side
 from fromzero.records import PRECISIONS, Preprocessing, Recipe, to_json
 from fromzero.runs import Run
 from fromzero.runtimes.torch_runtime import TorchClassifier
@@ -51,7 +50,6 @@ from fromzero.terminal import Console, bytes_text, seconds_text
 SAVE_SECONDS = 60.0  # a crash loses at most this much
 LOOK_STEPS = 20  # the loss is read from the device this often
 MIXED = {"fp32": "no", "amp-fp16": "fp16", "amp-bf16": "bf16"}
-LARGEST_SIDE = 224
 
 
 def train(
@@ -76,7 +74,7 @@ def train(
     pretrained = recipe.get("pretrained")
     how = preprocessing_for(manifest, model, imgsz, pretrained=bool(pretrained), console=console)
     if recipe.get("augmentation", "auto") == "auto":
-        recipe["augmentation"] = choose(_shorter_side(manifest), how.size)
+        recipe["augmentation"] = choose(shorter_side(manifest), how.size)
     samples = len(manifest.rows("train"))
     planned = plan(
         model,
@@ -99,7 +97,7 @@ def train(
         f"{Path(data).resolve().name}-{model.replace(':', '-').replace('/', '-')}",
         planned,
         data=str(Path(data).resolve()),
-        data_digest=_digest(manifest),
+        data_digest=digest(manifest),
         classes=manifest.classes,
         preprocessing=how,
         device="cpu" if on_cpu else "cuda",
@@ -120,7 +118,7 @@ def resume(path: Path | str, console: Console | None = None) -> Run:
         console.line(say("train.already", path=run.path))
         return run
     manifest = prepare(record["data"], console)
-    if _digest(manifest) != record["data_digest"]:
+    if digest(manifest) != record["data_digest"]:
         raise RunError("data_changed", path=record["data"])
     return fit(run, manifest, console)
 
@@ -235,59 +233,7 @@ def fit(run: Run, manifest: Manifest, console: Console) -> Run:
     return run
 
 
-# --- data ---------------------------------------------------------------------------------------------------------
-
-
-def prepare(data: Path | str, console: Console | None = None) -> Manifest:
-    """The scanned and split data set; assigns the default split where one is missing."""
-    manifest = scan(data, console)
-    if len(manifest.classes) < 2:
-        raise DataError("one_class", path=data, name=manifest.classes[0])
-    if (manifest["split"][manifest.good()] == "").any():
-        manifest = split(manifest)
-        save(manifest)
-    return manifest
-
-
-def preprocessing_for(
-    manifest: Manifest, model: str, imgsz: int | None, *, pretrained: bool, console: Console | None = None
-) -> Preprocessing:
-    """How this data set's pictures become inputs of this model. Trained weights want what they were trained with; a
-    fresh model takes the data's own size, channels and statistics."""
-    published = family_of(model).normalisation(model)
-    side = _shorter_side(manifest)
-    own = max(8, min(LARGEST_SIDE, math.ceil(side / 4) * 4))
-    size = imgsz or (published["size"] if published else own)
-    if size < 8:
-        raise UsageError("picture_too_small", size=size)
-    if pretrained and published:
-        return Preprocessing(
-            size=size, channels=3, crop=published["crop"], mean=published["mean"], std=published["std"]
-        )
-    channels = 1 if bool(manifest["grey"][manifest.good()].all()) else 3
-    draft = Preprocessing(
-        size=size,
-        channels=channels,
-        crop=1.0 if side < 1.5 * size else 0.875,
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
-    )
-    small = choose(side, size) in load.ON_ARRAYS
-    mean, std = load.statistics(manifest, draft, load.keep_decoded(manifest, draft, console) if small else None)
-    return dataclasses.replace(draft, mean=mean, std=std)
-
-
-def _shorter_side(manifest: Manifest) -> float:
-    good = manifest.good()
-    return float(np.median(np.minimum(manifest["width"][good], manifest["height"][good])))
-
-
-def _digest(manifest: Manifest) -> str:
-    """Identifies what a run learns from: pictures, classes and splits."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path, content, part in zip(manifest["path"], manifest["hash"], manifest["split"], strict=True):
-        digest.update(f"{path}:{content}:{part}\n".encode())
-    return digest.hexdigest()
+# --- parts of a step -------------------------------------------------------------------------------------------
 
 
 def _to_device(batch: Any, normalise: Normalise, recipe: Recipe, device: Any) -> tuple[torch.Tensor, torch.Tensor]:

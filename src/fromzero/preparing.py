@@ -1,0 +1,73 @@
+"""From a folder of pictures to what a run needs: a scanned and split manifest, and how its pictures become inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from pathlib import Path
+
+import numpy as np
+
+from fromzero.data import load
+from fromzero.data.augment import choose
+from fromzero.data.manifest import Manifest, save, scan
+from fromzero.data.split import split
+from fromzero.errors import DataError, UsageError
+from fromzero.models.build import family_of
+from fromzero.records import Preprocessing
+from fromzero.terminal import Console
+
+LARGEST_SIDE = 224
+
+
+def prepare(data: Path | str, console: Console | None = None) -> Manifest:
+    """The scanned and split data set; assigns the default split where one is missing."""
+    manifest = scan(data, console)
+    if len(manifest.classes) < 2:
+        raise DataError("one_class", path=data, name=manifest.classes[0])
+    if (manifest["split"][manifest.good()] == "").any():
+        manifest = split(manifest)
+        save(manifest)
+    return manifest
+
+
+def preprocessing_for(
+    manifest: Manifest, model: str, imgsz: int | None, *, pretrained: bool, console: Console | None = None
+) -> Preprocessing:
+    """How this data set's pictures become inputs of this model. Trained weights want what they were trained with; a
+    fresh model takes the data's own size, channels and statistics."""
+    published = family_of(model).normalisation(model)
+    side = shorter_side(manifest)
+    own = max(8, min(LARGEST_SIDE, math.ceil(side / 4) * 4))
+    size = imgsz or (published["size"] if published else own)
+    if size < 8:
+        raise UsageError("picture_too_small", size=size)
+    if pretrained and published:
+        return Preprocessing(
+            size=size, channels=3, crop=published["crop"], mean=published["mean"], std=published["std"]
+        )
+    channels = 1 if bool(manifest["grey"][manifest.good()].all()) else 3
+    draft = Preprocessing(
+        size=size,
+        channels=channels,
+        crop=1.0 if side < 1.5 * size else 0.875,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+    )
+    small = choose(side, size) in load.ON_ARRAYS
+    mean, std = load.statistics(manifest, draft, load.keep_decoded(manifest, draft, console) if small else None)
+    return dataclasses.replace(draft, mean=mean, std=std)
+
+
+def shorter_side(manifest: Manifest) -> float:
+    good = manifest.good()
+    return float(np.median(np.minimum(manifest["width"][good], manifest["height"][good])))
+
+
+def digest(manifest: Manifest) -> str:
+    """Identifies what a run learns from: pictures, classes and splits."""
+    seen = hashlib.blake2b(digest_size=16)
+    for path, content, part in zip(manifest["path"], manifest["hash"], manifest["split"], strict=True):
+        seen.update(f"{path}:{content}:{part}\n".encode())
+    return seen.hexdigest()
