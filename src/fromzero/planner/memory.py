@@ -27,15 +27,13 @@ CPU_WORKSPACE = 40 * MIB
 def memory(trace: Trace, card: Card, cpu_base: int = 0) -> Memory:
     """The peak memory of a traced step on `card`. `cpu_base` is what the process holds before the step, for a CPU.
 
-    The interval is uncalibrated: low leaves out convolution workspaces and takes the smallest known context, high
-    adds the largest convolution transient seen (twice the bytes of one convolution's input and output) and the
-    largest known context."""
+    The interval is uncalibrated: low leaves out fragmentation and takes the smallest known context, high adds the
+    step's largest convolution workspace once more and the largest known context."""
     if card.is_cpu:
         return _cpu_memory(trace, cpu_base)
     usage = _replayed(trace, card, capacity=None)
-    workspace = _cublas(card)
     parts = _live_parts(trace)
-    parts["workspace"] = workspace
+    parts["workspace"] += _cublas(card)
     parts["fragmentation"] = usage.reserved - sum(parts.values())
     parts["context"] = CONTEXT[1]
     return Memory(
@@ -43,21 +41,22 @@ def memory(trace: Trace, card: Card, cpu_base: int = 0) -> Memory:
         reserved_peak=usage.reserved,
         process_peak=usage.reserved + CONTEXT[1],
         low=usage.allocated + CONTEXT[0],
-        high=usage.reserved + _convolution_transient(trace) + CONTEXT[2],
+        high=usage.reserved + _largest_workspace(trace) + CONTEXT[2],
         parts={name: parts[name] for name in PARTS},
     )
 
 
 def verdict(trace: Trace, card: Card, predicted: Memory) -> Verdict:
     """Decided by replaying the step against what the card can give, since the allocator gives unused segments back
-    before it fails. "tight": it fits as expected, but not if the upper bound comes true."""
+    before it fails, and cuDNN takes a slower algorithm where its workspace cannot be had. "does_not_fit": not even
+    without workspaces; "tight": it may run, but not if the upper bound comes true."""
     if card.is_cpu:
         if predicted.process_peak > card.usable_bytes:
             return "does_not_fit"
         return "fits" if predicted.high <= card.usable_bytes else "tight"
-    if not _replayed(trace, card, capacity=card.usable_bytes - CONTEXT[1]).fits:
+    if not _replayed(trace, card, capacity=card.usable_bytes - CONTEXT[1], workspaces=False).fits:
         return "does_not_fit"
-    worst = card.usable_bytes - CONTEXT[2] - _convolution_transient(trace)
+    worst = card.usable_bytes - CONTEXT[2] - _largest_workspace(trace)
     return "fits" if _replayed(trace, card, capacity=worst).fits else "tight"
 
 
@@ -99,22 +98,21 @@ def _live_parts(trace: Trace) -> dict[str, int]:
     return dict(counts)
 
 
-def _replayed(trace: Trace, card: Card, capacity: int | None) -> Usage:
-    return replay(_requests(trace, _cublas(card)), capacity)
+def _replayed(trace: Trace, card: Card, capacity: int | None, workspaces: bool = True) -> Usage:
+    return replay(_requests(trace, _cublas(card), workspaces), capacity)
 
 
-def _requests(trace: Trace, workspace: int) -> Iterator[tuple[int, int, int]]:
-    yield (+1, -1, workspace)
+def _requests(trace: Trace, cublas: int, workspaces: bool) -> Iterator[tuple[int, int, int]]:
+    yield (+1, -1, cublas)
     for event in trace.events:
-        yield (event.sign, event.block, event.size)
+        if workspaces or trace.parts[event.block] != "workspace":
+            yield (event.sign, event.block, event.size)
 
 
 def _cublas(card: Card) -> int:
     return CUBLAS_WORKSPACE_FROM_9 if float(card.compute_capability) >= 9.0 else CUBLAS_WORKSPACE
 
 
-def _convolution_transient(trace: Trace) -> int:
-    """The largest transient a convolution's weight gradient may take: twice its input and output (fitted on published
-    peaks of 71 models on an A100: 2.3 % median error with it)."""
-    sizes = [each.bytes for each in trace.costs if each.operator == "convolution_backward" and each.kind == "conv"]
-    return int(2 * max(sizes, default=0))
+def _largest_workspace(trace: Trace) -> int:
+    """The largest block a library's kernel takes: the least certain figure of a convolutional step."""
+    return max((event.size for event in trace.events if trace.parts[event.block] == "workspace"), default=0)
