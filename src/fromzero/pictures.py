@@ -5,6 +5,7 @@ looked for among those installed, and `missing_font` says so where there is none
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ _CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
     "Microsoft YaHei", "SimHei", "PingFang SC", "Heiti SC", "Arial Unicode MS", "Noto Sans CJK JP",
 )  # fmt: skip
+LONGEST_LABEL = 28  # letters; longer names would leave no room for the squares
 INK, ACCENT, SECOND = "#22313f", "#1f6f8b", "#d1495b"
 
 
@@ -50,8 +52,9 @@ def confusion(counts: np.ndarray, labels: Sequence[str]) -> bytes:
                 if counts[row, column]:
                     colour = "white" if shares[row, column] > 0.5 else INK
                     axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(count), labels, rotation=45, ha="right")
-    axes.set_yticks(range(count), labels)
+    short = [each if len(each) <= LONGEST_LABEL else each[: LONGEST_LABEL - 1] + "…" for each in labels]
+    axes.set_xticks(range(count), short, rotation=45, ha="right")
+    axes.set_yticks(range(count), short)
     axes.set_xlabel(say("report.called"))
     axes.set_ylabel(say("report.truth"))
     axes.spines[:].set_visible(False)
@@ -87,6 +90,8 @@ def _png(figure: Any) -> bytes:
     from matplotlib import pyplot
 
     target = io.BytesIO()
-    figure.savefig(target, format="png", dpi=130)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that no font has: `missing_font` tells the reader
+        figure.savefig(target, format="png", dpi=130)
     pyplot.close(figure)
     return target.getvalue()

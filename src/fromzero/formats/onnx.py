@@ -50,6 +50,8 @@ def write(module: Any, how: Preprocessing, labels: tuple[str, ...], folder: Path
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             raise FromzeroError("not_exportable", format="ONNX", reason=reason) from error
     model = onnx.load(path)
+    for node in model.graph.node:  # the exporter notes stack traces: paths and source lines of this machine
+        del node.metadata_props[:]
     for key, value in (("labels", list(labels)), ("preprocessing", to_json(how))):
         entry = model.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value, ensure_ascii=False)

@@ -110,10 +110,12 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _fill(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """By name; by order where no name agrees but the tensors do."""
+    """By name; by order where no name agrees but all shapes do, up to a head and a first layer of other sizes."""
     own = model.state_dict()
     if not own.keys() & weights.keys() and len(own) == len(weights):
-        weights = dict(zip(own, weights.values(), strict=True))
+        in_order = dict(zip(own, weights.values(), strict=True))
+        if sum(own[name].shape != each.shape for name, each in in_order.items()) <= 3:
+            weights = in_order
     fitting = {name: each for name, each in weights.items() if name in own and own[name].shape == each.shape}
     if len(fitting) * 2 < len(own):
         raise DataError("weights_do_not_fit", fitting=len(fitting), tensors=len(own))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,20 @@ def build(name: str, classes: int, channels: int, size: int) -> Any:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, function):
-        raise UnknownName("function", function, [each for each in vars(module) if not each.startswith("_")])
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise _failed(path, name, error) from error
+    functions = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
+    if function not in functions:
+        raise UnknownName("function", function, functions)
     make = getattr(module, function)
     offered = {"classes": classes, "channels": channels, "size": size}
     wanted = inspect.signature(make).parameters
-    model = make(**{key: value for key, value in offered.items() if key in wanted})
+    try:
+        model = make(**{key: value for key, value in offered.items() if key in wanted})
+    except Exception as error:
+        raise _failed(path, name, error) from error
     if not isinstance(model, torch.nn.Module):
         raise UsageError("model_file_no_module", name=name, kind=type(model).__name__)
     return model
@@ -44,3 +52,10 @@ def build(name: str, classes: int, channels: int, size: int) -> Any:
 
 def normalisation(name: str) -> dict[str, Any] | None:
     return None
+
+
+def _failed(path: Path, name: str, error: Exception) -> UsageError:
+    """The user's own error, with the last line of the user's file that led to it."""
+    lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if Path(each.filename) == path]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
+    return UsageError("model_file_failed", name=name, line=line, reason=f"{type(error).__name__}: {error}")

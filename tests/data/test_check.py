@@ -1,0 +1,152 @@
+"""Every planted fault is found, and nothing else is."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fromzero.cli import main
+from fromzero.data.check import check
+from fromzero.data.manifest import scan
+
+KINDS = {
+    "corrupt",
+    "exact_duplicates",
+    "near_duplicates",
+    "conflicting_labels",
+    "leakage",
+    "outliers",
+    "label_suspects",
+    "imbalance",
+}
+
+
+def picture(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def fill(root, names=("a", "b"), count=6, start=0):
+    for n, name in enumerate(names):
+        for number in range(count):
+            picture(root / name / f"{number}.png", start + 100 * n + number)
+    return root
+
+
+def findings(root):
+    report = check(scan(root))
+    return {kind: entries for kind, entries in report.findings.items() if entries}
+
+
+def test_nothing_wrong(tmp_path):
+    report = check(scan(fill(tmp_path)))
+    assert report.images == 12 and report.classes == {"a": 6, "b": 6}
+    assert set(report.findings) == KINDS
+    assert not any(report.findings.values())
+    assert not report.blocked
+
+
+def test_corrupt(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "a" / "空.png").write_bytes(b"")
+    assert findings(tmp_path) == {"corrupt": [{"file": "a/空.png", "code": "image_empty"}]}
+    assert not check(scan(tmp_path)).blocked
+
+
+def test_exact_duplicates(tmp_path):
+    fill(tmp_path)
+    shutil.copy(tmp_path / "a" / "0.png", tmp_path / "a" / "copy.png")
+    shutil.copy(tmp_path / "a" / "0.png", tmp_path / "a" / "again.png")
+    assert findings(tmp_path) == {"exact_duplicates": [{"files": ["a/0.png", "a/again.png", "a/copy.png"]}]}
+
+
+def test_conflicting_labels(tmp_path):
+    fill(tmp_path)
+    shutil.copy(tmp_path / "a" / "0.png", tmp_path / "b" / "copy.png")
+    files = ["a/0.png", "b/copy.png"]
+    assert findings(tmp_path) == {
+        "exact_duplicates": [{"files": files}],
+        "conflicting_labels": [{"files": files, "classes": ["a", "b"]}],
+    }
+    assert check(scan(tmp_path)).blocked
+
+
+def test_leakage_between_given_splits(tmp_path):
+    fill(tmp_path / "train")
+    fill(tmp_path / "test", start=1000)
+    shutil.copy(tmp_path / "train" / "a" / "0.png", tmp_path / "test" / "a" / "copy.png")
+    files = ["test/a/copy.png", "train/a/0.png"]
+    assert findings(tmp_path) == {
+        "exact_duplicates": [{"files": files}],
+        "leakage": [{"files": files, "splits": ["test", "train"]}],
+    }
+    assert check(scan(tmp_path)).blocked
+
+
+def test_flat_pictures(tmp_path):
+    fill(tmp_path)
+    Image.new("RGB", (40, 40), (13, 57, 99)).save(tmp_path / "a" / "flat.png")
+    assert findings(tmp_path) == {"outliers": [{"file": "a/flat.png", "reason": "flat", "spread": 0.0}]}
+
+
+@pytest.mark.parametrize("many, found", [(30, False), (31, True)])
+def test_imbalance_beyond_five_times(tmp_path, many, found):
+    fill(tmp_path, ("few",), 6)
+    fill(tmp_path, ("many",), many, start=500)
+    entry = {"smallest": "few", "count": 6, "largest": "many", "largest_count": many}
+    assert findings(tmp_path) == ({"imbalance": [entry]} if found else {})
+
+
+def test_all_at_once(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "b" / "cut.png").write_bytes((tmp_path / "b" / "0.png").read_bytes()[:60])
+    shutil.copy(tmp_path / "a" / "0.png", tmp_path / "a" / "copy.png")
+    Image.new("L", (40, 40), 128).save(tmp_path / "b" / "flat.png")
+    found = findings(tmp_path)
+    assert {kind: len(entries) for kind, entries in found.items()} == {
+        "corrupt": 1,
+        "exact_duplicates": 1,
+        "outliers": 1,
+    }
+
+
+def test_a_class_of_which_nothing_can_be_read_is_no_second_class(tmp_path):
+    fill(tmp_path, ("a",))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "0.png").write_bytes(b"")
+    assert check(scan(tmp_path)).blocked
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def test_command_says_yes(tmp_path, capsys):
+    fill(tmp_path / "数据")
+    assert main(["data", "check", str(tmp_path / "数据"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {"images", "classes", "findings"} <= set(answer)
+    assert answer["images"] == 12 and answer["classes"] == {"a": 6, "b": 6}
+    assert set(answer["findings"]) >= KINDS
+    assert all(isinstance(entries, list) for entries in answer["findings"].values())
+
+
+def test_command_says_no(tmp_path, capsys):
+    fill(tmp_path)
+    shutil.copy(tmp_path / "a" / "0.png", tmp_path / "b" / "猫.png")
+    assert main(["data", "check", str(tmp_path), "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["findings"]["conflicting_labels"] == [{"files": ["a/0.png", "b/猫.png"], "classes": ["a", "b"]}]
+    assert main(["data", "check", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert "conflicting_labels" in printed and "猫.png" in printed
+
+
+def test_command_called_wrongly(tmp_path, capsys):
+    assert main(["data", "check", str(tmp_path / "nowhere"), "--json"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and "nowhere" in printed.err
+    assert main(["data", "check", str(tmp_path), "--json"]) == 1
+    assert "no_pictures" in capsys.readouterr().err

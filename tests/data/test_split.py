@@ -1,0 +1,157 @@
+"""Stratified, repeatable, no picture in two splits. On manifests made here: splitting looks at no file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fromzero.data.manifest import Manifest
+from fromzero.data.split import NOWHERE, split
+from fromzero.errors import DataError, UsageError
+
+
+def manifest_of(counts, hashes=None, given=None, problems=()):
+    """Classes of `counts` pictures; picture n of class c has the content "c-n" unless `hashes` says otherwise."""
+    names = [f"{c}-{n}" for c, count in enumerate(counts) for n in range(count)]
+    columns = {
+        "path": np.array(names),
+        "label": np.array([int(each.split("-")[0]) for each in names]),
+        "hash": np.array([(hashes or {}).get(each, each) for each in names]),
+        "given": np.array([(given or {}).get(each, "") for each in names], dtype="U5"),
+        "split": np.array([""] * len(names)),
+        "problem": np.array(["image_empty" if each in problems else "" for each in names]),
+    }
+    return Manifest(Path("x"), tuple(str(c) for c in range(len(counts))), columns)
+
+
+def places(manifest):
+    return dict(zip(manifest["path"].tolist(), manifest["split"].tolist(), strict=True))
+
+
+def counts_of(manifest, label):
+    return {part: int((manifest["label"][manifest.rows(part)] == label).sum()) for part in ("train", "val", "test")}
+
+
+SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
+
+
+@pytest.mark.parametrize("counts", [(100, 100), (7, 13), (1000, 20, 33), (3, 50), tuple(range(3, 45))])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_class_is_within_one_sample_of_its_share(counts, seed):
+    done = split(manifest_of(counts), seed=seed)
+    for label, count in enumerate(counts):
+        found = counts_of(done, label)
+        assert sum(found.values()) == count
+        for part, share in SHARES.items():
+            assert abs(found[part] - share * count) <= 1
+
+
+@pytest.mark.parametrize("shares", [(0.8, 0.1, 0.1), (0.5, 0.25, 0.25), (0.9, 0.1, 0.0), (0.34, 0.33, 0.33)])
+def test_other_shares(shares):
+    done = split(manifest_of((200, 77)), shares)
+    for label, count in enumerate((200, 77)):
+        for part, share in zip(SHARES, shares, strict=True):
+            assert abs(counts_of(done, label)[part] - share * count) <= 1
+
+
+def test_the_seed_decides():
+    manifest = manifest_of((100, 100))
+    assert places(split(manifest, seed=5)) == places(split(manifest, seed=5))
+    assert places(split(manifest, seed=5)) != places(split(manifest, seed=6))
+
+
+def test_where_a_file_lies_does_not_matter():
+    """Renamed and reordered files keep their place: it hangs on their content."""
+    manifest = manifest_of((60, 60))
+    shuffled = np.random.default_rng(0).permutation(120)
+    moved = Manifest(manifest.root, manifest.classes, {n: each[shuffled] for n, each in manifest.columns.items()})
+    assert places(split(manifest)) == places(split(moved))
+
+
+def test_added_pictures_hardly_move_the_others():
+    before, after = places(split(manifest_of((400, 400)))), places(split(manifest_of((420, 400))))
+    moved = [name for name, part in before.items() if after[name] != part]
+    assert len(moved) <= 12  # a boundary moves by the share of what was added; 20 were added to 400
+    assert all(name.startswith("0-") for name in moved)
+
+
+def test_copies_stay_together():
+    hashes = {f"0-{n}": f"content {n // 3}" for n in range(90)}
+    done = places(split(manifest_of((90, 90), hashes)))
+    for group in range(30):
+        assert len({done[f"0-{3 * group + n}"] for n in range(3)}) == 1
+    assert sorted(set(done.values())) == ["test", "train", "val"]
+
+
+def test_copies_in_two_classes_stay_together_too():
+    hashes = {f"1-{n}": f"0-{n}" for n in range(50)}
+    done = places(split(manifest_of((50, 50), hashes)))
+    assert all(done[f"0-{n}"] == done[f"1-{n}"] for n in range(50))
+
+
+def test_the_official_test_set_is_kept():
+    given = {f"{c}-{n}": "test" if n < 10 else "train" for c in range(2) for n in range(50)}
+    done = split(manifest_of((50, 50), given=given))
+    after = places(done)
+    assert {name for name, part in after.items() if part == "test"} == {n for n, g in given.items() if g == "test"}
+    for label in range(2):
+        found = counts_of(done, label)
+        assert found["test"] == 10 and abs(found["val"] - 40 * 0.15 / 0.85) <= 1
+
+
+def test_a_copy_of_an_official_test_picture_neither_trains_nor_counts_twice():
+    given = {f"{c}-{n}": "test" if n < 10 else "train" for c in range(2) for n in range(50)}
+    done = split(manifest_of((50, 50), {"0-30": "0-3", "1-40": "0-4"}, given))
+    after = places(done)
+    assert after["0-30"] == after["1-40"] == NOWHERE
+    assert len(done.rows("test")) == 20
+    assert len(done.rows("train")) + len(done.rows("val")) == 78
+
+
+def test_all_given_splits_are_kept():
+    parts = ("train", "val", "test")
+    given = {f"{c}-{n}": parts[n % 3] for c in range(2) for n in range(30)}
+    assert places(split(manifest_of((30, 30), given=given))) == given
+
+
+def test_only_train_given():
+    given = {f"{c}-{n}": "train" for c in range(2) for n in range(40)}
+    done = split(manifest_of((40, 40), given=given))
+    assert len(done.rows("train")) and len(done.rows("val")) and not len(done.rows("test"))
+
+
+def test_bad_pictures_take_no_place():
+    bad = {f"0-{n}" for n in range(40)}
+    done = split(manifest_of((100, 100), problems=bad))
+    assert abs(counts_of(done, 0)["test"] - 9) <= 1
+    assert "" not in done["split"].tolist()
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [(0.7, 0.15, 0.2), (1.2, -0.1, -0.1), (0, 0.5, 0.5), (float("nan"), 0.5, 0.5), (float("inf"), 0, 0), (70, 15, 15)],
+)
+def test_shares_that_are_none(shares):
+    with pytest.raises(UsageError) as caught:
+        split(manifest_of((50, 50)), shares)
+    assert caught.value.code == "bad_shares"
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (2, 2), (1, 2, 1)])
+def test_too_few_pictures_to_hold_any_out(counts):
+    with pytest.raises(DataError) as caught:
+        split(manifest_of(counts))
+    assert caught.value.code == "empty_split"
+
+
+def test_tiny_classes_beside_a_large_one():
+    done = split(manifest_of((1, 2, 100)))
+    assert counts_of(done, 0) == {"train": 1, "val": 0, "test": 0}
+    assert counts_of(done, 1)["train"] >= 1
+    assert sum(counts_of(done, 2).values()) == 100
+
+
+def test_no_validation_wanted_is_refused():
+    with pytest.raises(DataError) as caught:
+        split(manifest_of((50, 50)), (0.8, 0.0, 0.2))
+    assert caught.value.values["split"] == "val"
