@@ -108,7 +108,7 @@ def step_of(workload: Workload, recipe: Recipe, batch: int) -> Callable[[MetaEng
     """The workload's step as the planner traces it: the very `training_step` that training runs, on `meta` tensors."""
 
     def build(engine: MetaEngine) -> Any:
-        from fromzero.models.adapt import freeze
+        from fromzero.models.adapt import freeze, train_mode
         from fromzero.tasks import image
 
         model = _meta_model(workload)
@@ -118,7 +118,7 @@ def step_of(workload: Workload, recipe: Recipe, batch: int) -> Callable[[MetaEng
             model.eval()
             weights = [("weights", [*model.parameters(), *model.buffers()])]
             return (lambda: inference_step(engine, model, _inputs(workload, recipe, batch)[0])), lambda: weights
-        model.train()
+        train_mode(model)
         plain = make_optimizer(model, recipe)
         optimizer = engine.prepare_optimizer(plain)
         loss = image.loss_for(recipe)

@@ -14,8 +14,8 @@ import numpy as np
 from fromzero import language, pictures
 from fromzero.data.images import SUFFIXES
 from fromzero.data.load import Pictures, keep_decoded
-from fromzero.data.manifest import scan
-from fromzero.errors import DataError, RunError
+from fromzero.data.manifest import SPLITS, scan
+from fromzero.errors import DataError, RunError, UnknownName
 from fromzero.evaluation import Evaluation, measure
 from fromzero.files import write_json, write_text
 from fromzero.language import say
@@ -34,6 +34,8 @@ def evaluate(run: Path | str, split: str | None = None, console: Console | None 
     manifest = scan(record["data"], console)
     if manifest.classes != source.labels():  # a new class folder renumbers the others
         raise RunError("data_changed", path=record["data"])
+    if split not in (None, *SPLITS):
+        raise UnknownName("split", str(split), SPLITS)
     part = split or ("test" if len(manifest.rows("test")) else "val")
     rows = manifest.rows(part)
     if not len(rows):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fromzero.errors import RunError
-from fromzero.files import write_json
+from fromzero.files import disk_error, write_json
 from fromzero.records import Plan, Preprocessing, from_json, plan_from_json, to_json
 
 
@@ -42,11 +42,19 @@ class Run:
         return self.path / "figures"
 
     def plan(self) -> Plan:
-        return plan_from_json(self._read("plan.json"))
+        values = self._read("plan.json")
+        try:
+            return plan_from_json(values)
+        except (KeyError, TypeError) as error:
+            raise RunError("run_damaged", path=self.path / "plan.json", reason=repr(error)) from error
 
     def record(self) -> dict[str, Any]:
         """run.json: data, classes, preprocessing, status, predicted beside measured, versions."""
-        return self._read("run.json")
+        values = self._read("run.json")
+        missing = [name for name in ("data", "classes", "preprocessing", "status") if name not in values]
+        if missing:
+            raise RunError("run_damaged", path=self.path / "run.json", reason=", ".join(missing))
+        return values
 
     def note(self, **values: Any) -> None:
         """Add to run.json, or replace what is there under the same name."""
@@ -75,7 +83,10 @@ def create(path: Path | None, name: str, plan: Plan, **record: Any) -> Run:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError("run_exists", path=path)
     run = Run(path)
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    try:
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(path, error) from error
     write_json(path / "plan.json", to_json(plan))
     run.note(status="started", **record)
     return run

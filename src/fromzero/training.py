@@ -34,7 +34,7 @@ from fromzero.evaluation import cross_entropy, scores_of
 from fromzero.files import write_text
 from fromzero.language import say
 from fromzero.machine.process import PeakMemory, process_bytes
-from fromzero.models.adapt import freeze
+from fromzero.models.adapt import freeze, train_mode
 from fromzero.models.build import build, family_of
 from fromzero.models.deploy import Deployed, Normalise
 from fromzero.models.weights import load_pretrained
@@ -180,7 +180,7 @@ def fit(run: Run, manifest: Manifest, console: Console) -> Run:
             )
             epoch_start = time.monotonic()
             loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=engine.device)
-            model.train()
+            train_mode(model)
             with console.progress(say("train.epoch", epoch=epoch + 1, epochs=recipe.epochs), per_epoch) as advance:
                 seen = ""
                 advance(done)

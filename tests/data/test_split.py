@@ -117,7 +117,7 @@ def test_all_given_splits_are_kept():
 def test_only_train_given():
     given = {f"{c}-{n}": "train" for c in range(2) for n in range(40)}
     done = split(manifest_of((40, 40), given=given))
-    assert len(done.rows("train")) and len(done.rows("val")) and not len(done.rows("test"))
+    assert [len(done.rows(part)) for part in ("train", "val", "test")] == [56, 12, 12]
 
 
 def test_bad_pictures_take_no_place():
@@ -155,3 +155,36 @@ def test_no_validation_wanted_is_refused():
     with pytest.raises(DataError) as caught:
         split(manifest_of((50, 50)), (0.8, 0.0, 0.2))
     assert caught.value.values["split"] == "val"
+
+
+def test_shares_and_seed_hold_for_pictures_that_come_later(tmp_path):
+    from PIL import Image
+
+    from fromzero.data.manifest import save, scan
+    from fromzero.preparing import prepare
+
+    def add(first, last):
+        for label in ("a", "b"):
+            for number in range(first, last):
+                (tmp_path / label).mkdir(exist_ok=True)
+                Image.new("L", (12, 12), number * 2 + (label == "b")).save(tmp_path / label / f"{number}.png")
+
+    add(0, 20)
+    save(split(scan(tmp_path), (0.5, 0.25, 0.25), seed=4))
+    add(20, 24)
+    later = prepare(tmp_path)
+    assert (later.shares, later.seed) == ((0.5, 0.25, 0.25), 4)
+    assert [len(later.rows(part)) for part in ("train", "val", "test")] == [24, 12, 12]
+
+
+def test_a_lone_train_folder_gives_all_three(tmp_path):
+    from PIL import Image
+
+    from fromzero.preparing import prepare
+
+    for label in ("a", "b"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        for number in range(20):
+            Image.new("L", (12, 12), number * 2 + (label == "b")).save(tmp_path / "train" / label / f"{number}.png")
+    made = prepare(tmp_path)
+    assert [len(made.rows(part)) for part in ("train", "val", "test")] == [28, 6, 6]

@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     check = words.add_parser("check", help=say("data.check.help"), description=say("data.check.help"))
     split = words.add_parser("split", help=say("data.split.help"), description=say("data.split.help"))
     split.add_argument("--shares", nargs=3, type=float, metavar=("TRAIN", "VAL", "TEST"), help=say("flag.shares"))
-    split.add_argument("--seed", type=int, default=0, help=say("flag.seed"))
+    split.add_argument("--seed", type=int, help=say("flag.seed"))
     for each in (check, split):
         each.add_argument("folder", type=Path, help=say("flag.data"))
     for each in (get, check, split):
@@ -69,9 +69,9 @@ def _texts(entry: dict[str, Any]) -> list[str]:
 
 def _split(options: argparse.Namespace) -> int:
     from fromzero.data.manifest import save, scan
-    from fromzero.data.split import SHARES, split
+    from fromzero.data.split import split
 
-    manifest = split(scan(options.folder, Terminal()), tuple(options.shares or SHARES), options.seed)
+    manifest = split(scan(options.folder, Terminal()), options.shares and tuple(options.shares), options.seed)
     save(manifest)
     counts = {
         part: {

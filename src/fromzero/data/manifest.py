@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from fromzero.machine.process import usable_cores
 from fromzero.terminal import Console
 
 SPLITS = ("train", "val", "test")
+SHARES = (0.70, 0.15, 0.15)  # of train, val and test, unless the user says otherwise
 _SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 STATE_FOLDER = ".fromzero"
 
@@ -50,11 +52,14 @@ _COLUMNS = ("path", "label", "given", *Facts._fields)
 class Manifest:
     """Columns of equal length, a row a picture, sorted by path. `path` is relative to `root`; `label` numbers
     `classes`; `given` is the split its folder names and `split` the one assigned ("" for none); `hash` is of the file's
-    bytes; `spread` is the standard deviation of the grey values; `problem` is an error code, "" for a good picture."""
+    bytes; `spread` is the standard deviation of the grey values; `problem` is an error code, "" for a good picture.
+    `shares` and `seed` are those of the last split, for pictures that are added later."""
 
     root: Path
     classes: tuple[str, ...]
     columns: dict[str, np.ndarray]
+    shares: tuple[float, float, float] = SHARES
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.columns["path"])
@@ -84,7 +89,7 @@ def scan(root: Path | str, console: Console | None = None) -> Manifest:
     classes = tuple(sorted({name for _, name, _ in found}))
     if not found or not classes:
         raise DataError("no_pictures", path=root, suffixes=" ".join(SUFFIXES))
-    known = _known(root)
+    known, shares, seed = _known(root)
     paths = [path for path, _, _ in found]
     with (
         ThreadPoolExecutor(_readers(root, paths)) as pool,
@@ -98,7 +103,7 @@ def scan(root: Path | str, console: Console | None = None) -> Manifest:
     columns["path"] = np.array(paths)
     columns["label"] = np.array([classes.index(name) for _, name, _ in found])
     columns["given"] = np.array([given for _, _, given in found])
-    manifest = Manifest(root, classes, columns)
+    manifest = Manifest(root, classes, columns, shares, seed)
     save(manifest)
     return manifest
 
@@ -108,7 +113,8 @@ def save(manifest: Manifest) -> Path:
     pyarrow, parquet = _parquet()
     path = state_folder(manifest.root) / "manifest.parquet"
     table = pyarrow.table({name: manifest[name] for name in _COLUMNS})
-    table = table.replace_schema_metadata({"classes": "\n".join(manifest.classes)})
+    rule = {"classes": manifest.classes, "shares": manifest.shares, "seed": manifest.seed}
+    table = table.replace_schema_metadata({name: json.dumps(value) for name, value in rule.items()})
     with replacing(path) as beside:
         parquet.write_table(table, beside, write_page_checksum=True)
     return path
@@ -190,18 +196,21 @@ def _look(root: Path, path: str, known: Facts | None) -> Facts:
     )
 
 
-def _known(root: Path) -> dict[str, Facts]:
-    """What the last scan found, by path; empty if there was none or it cannot be read."""
+def _known(root: Path) -> tuple[dict[str, Facts], tuple[float, float, float], int]:
+    """What the last scan found, by path, and the last split's shares and seed; nothing if there was none or it cannot
+    be read."""
     path = state_folder(root) / "manifest.parquet"
     if not path.is_file():
-        return {}
+        return {}, SHARES, 0
     pyarrow, parquet = _parquet()
     try:
         table = parquet.read_table(path, page_checksum_verification=True)
         columns = [table.column(name).to_pylist() for name in Facts._fields]
-        return dict(zip(table.column("path").to_pylist(), map(Facts, *columns), strict=True))
+        rows = dict(zip(table.column("path").to_pylist(), map(Facts, *columns), strict=True))
+        train, val, test = json.loads(table.schema.metadata[b"shares"])
+        return rows, (train, val, test), int(table.schema.metadata[b"seed"])
     except (OSError, KeyError, ValueError, TypeError, pyarrow.ArrowException):
-        return {}  # a damaged manifest is only a cache: look at the pictures again
+        return {}, SHARES, 0  # a damaged manifest is only a cache: look at the pictures again
 
 
 def _parquet() -> tuple[Any, Any]:

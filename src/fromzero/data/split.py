@@ -6,6 +6,7 @@ and copies of one picture always stay together. Splits that the folder names are
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -13,16 +14,18 @@ import numpy as np
 from fromzero.data.manifest import Manifest
 from fromzero.errors import DataError, UsageError
 
-SHARES = (0.70, 0.15, 0.15)  # train, val, test
 NOWHERE = "none"  # a copy of an official test picture: it must not train, and must not be counted twice
 
 
-def split(manifest: Manifest, shares: tuple[float, float, float] = SHARES, seed: int = 0) -> Manifest:
-    """The manifest with its `split` column filled. Within one sample of the share in every class, unless copies of a
-    picture must stay together. An official test set is never touched; a copy of its pictures is in no split."""
+def split(manifest: Manifest, shares: tuple[float, float, float] | None = None, seed: int | None = None) -> Manifest:
+    """The manifest with its `split` column filled, by default with the shares and seed of its last split. Within one
+    sample of the share in every class, unless copies of a picture must stay together. An official test set is never touched; a copy of its pictures is in no split."""
+    shares, seed = shares or manifest.shares, manifest.seed if seed is None else seed
     if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6 and shares[0] > 0):  # written so that NaN fails
         raise UsageError("bad_shares", shares="/".join(f"{each:g}" for each in shares))
     given = manifest["given"]
+    if not np.isin(given, ("val", "test")).any():  # a folder that only calls itself train has everything to give
+        given = np.full_like(given, "")
     assigned = np.array(given, dtype="U5")
     if not (given != "").any():
         _assign(manifest, assigned, {"test": shares[2], "val": shares[1] / max(1e-9, 1 - shares[2])}, seed)
@@ -34,7 +37,7 @@ def split(manifest: Manifest, shares: tuple[float, float, float] = SHARES, seed:
     for name in ("train", "val"):
         if not ((assigned == name) & (manifest["problem"] == "")).any():
             raise DataError("empty_split", split=name, images=len(manifest.good()))
-    return manifest.with_column("split", assigned)
+    return dataclasses.replace(manifest.with_column("split", assigned), shares=shares, seed=seed)
 
 
 def _assign(manifest: Manifest, assigned: np.ndarray, parts: dict[str, float], seed: int) -> None:

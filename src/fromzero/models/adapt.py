@@ -19,6 +19,14 @@ def freeze(model: nn.Module, what: str) -> None:
         each.requires_grad_(True)
 
 
+def train_mode(model: nn.Module) -> None:
+    """Train mode, but for batch norms that are frozen: their statistics belong to weights that do not move."""
+    model.train()
+    for each in model.modules():
+        if isinstance(each, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in each.parameters()):
+            each.train(not list(each.parameters()))
+
+
 def _classifier(model: nn.Module) -> list[nn.Module]:
     """What the model itself calls its classifier (timm; distilled models have two); empty if it does not say."""
     found = model.get_classifier() if hasattr(model, "get_classifier") else ()
