@@ -35,9 +35,8 @@ def main() -> None:
     import timm
     import torch
 
-    print(
-        f"{platform.processor() or platform.machine()}, {date.today()}, torch {torch.__version__}, timm {timm.__version__}"
-    )
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, {date.today()}, torch {torch.__version__}, timm {timm.__version__}")
     with gzip.open(options.rows, "rt") as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == options.source and row["row_quality"] == "ok"]
     rows = [row for row in rows if row["oom"] == "0" and timm.is_model(row["model"])]

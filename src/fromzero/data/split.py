@@ -18,8 +18,10 @@ NOWHERE = "none"  # a copy of an official test picture: it must not train, and m
 
 
 def split(manifest: Manifest, shares: tuple[float, float, float] | None = None, seed: int | None = None) -> Manifest:
-    """The manifest with its `split` column filled, by default with the shares and seed of its last split. Within one
-    sample of the share in every class, unless copies of a picture must stay together. An official test set is never touched; a copy of its pictures is in no split."""
+    """The manifest with its `split` column filled, by default with the shares and seed of its last split.
+
+    Within one sample of the share in every class, unless copies of a picture must stay together. An official test set
+    is never touched; a copy of its pictures is in no split."""
     shares, seed = shares or manifest.shares, manifest.seed if seed is None else seed
     if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6 and shares[0] > 0):  # written so that NaN fails
         raise UsageError("bad_shares", shares="/".join(f"{each:g}" for each in shares))
