@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import platform
 from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
 from fromzero.errors import UnknownName, UsageError
 from fromzero.facts.cards import find_card
 from fromzero.language import say
 from fromzero.machine.process import settled_bytes
+from fromzero.models.build import build as build_model
+from fromzero.models.build import task_of
 from fromzero.planner.memory import memory, verdict
 from fromzero.planner.search import LADDER, between, largest_batch
 from fromzero.planner.timing import Length, energy, timing
@@ -35,6 +39,7 @@ def plan(
     card: str | Card | None = None,
     batch: int | str | None = None,
     imgsz: int = 224,
+    seq: int = 512,
     channels: int = 3,
     classes: int = 1000,
     samples: int = 0,
@@ -45,15 +50,16 @@ def plan(
 ) -> Plan:
     """What `model` needs on `card` (None: the device at hand, "cpu": this machine's CPU).
 
-    `batch` is a number, "auto" for the largest that fits, or None for the usual one made smaller until it fits. The
-    other words are the fields of `Recipe`. Raises UnknownName with near matches for a model, card or word that does
-    not exist."""
+    `imgsz` and `channels` shape pictures, `seq` is the length of a text in tokens. `batch` is a number, "auto" for the
+    largest that fits, or None for the usual one made smaller until it fits. The other words are the fields of
+    `Recipe`. Raises UnknownName with near matches for a model, card or word that does not exist."""
     if purpose not in ("train", "infer"):
         raise UnknownName("purpose", purpose, ("train", "infer"))
+    task = task_of(model)
     workload = Workload(
-        task="image",
+        task=task,
         model=model,
-        input_shape=(channels, imgsz, imgsz),
+        input_shape=(channels, imgsz, imgsz) if task == "image" else (seq,),
         classes=classes,
         samples=samples,
         purpose=purpose,
@@ -109,7 +115,6 @@ def step_of(workload: Workload, recipe: Recipe, batch: int) -> Callable[[MetaEng
 
     def build(engine: MetaEngine) -> Any:
         from fromzero.models.adapt import freeze, train_mode
-        from fromzero.tasks import image
 
         model = _meta_model(workload)
         freeze(model, recipe.freeze)
@@ -121,7 +126,7 @@ def step_of(workload: Workload, recipe: Recipe, batch: int) -> Callable[[MetaEng
         train_mode(model)
         plain = make_optimizer(model, recipe)
         optimizer = engine.prepare_optimizer(plain)
-        loss = image.loss_for(recipe)
+        loss = _task(workload).loss_for(recipe)
         keep: list[Any] | None = [] if recipe.keep_outputs else None
 
         def run() -> None:
@@ -249,14 +254,12 @@ def _meta_model(workload: Workload) -> Any:
     """The model without numbers. Some models read numbers while they are built: those are built for real first."""
     import torch
 
-    from fromzero.models.build import build
-
-    channels, height, _ = workload.input_shape
+    channels, height = (*workload.input_shape, 0)[:2]
     try:
         with torch.device("meta"):
-            return build(workload.model, workload.classes, channels, height)
+            return build_model(workload.model, workload.classes, channels, height)
     except (RuntimeError, NotImplementedError):  # "Tensor.item() cannot be called on meta tensors"
-        return build(workload.model, workload.classes, channels, height).to("meta")
+        return build_model(workload.model, workload.classes, channels, height).to("meta")
 
 
 def _set_precision(model: Any, recipe: Recipe) -> None:
@@ -271,14 +274,18 @@ def _set_precision(model: Any, recipe: Recipe) -> None:
 def _inputs(workload: Workload, recipe: Recipe, batch: int) -> Any:
     import torch
 
-    from fromzero.tasks import image
-
-    inputs, targets = image.example(workload, batch, "meta")
+    inputs, targets = _task(workload).example(workload, batch, "meta")
+    if not inputs.is_floating_point():
+        return inputs, targets
     if recipe.precision in ("fp16", "bf16"):
         inputs = inputs.to(torch.float16 if recipe.precision == "fp16" else torch.bfloat16)
     if recipe.memory_format == "channels-last":
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     return inputs, targets
+
+
+def _task(workload: Workload) -> ModuleType:
+    return importlib.import_module(f"fromzero.tasks.{workload.task}")
 
 
 def _state_tensors(optimizer: Any) -> list[Any]:

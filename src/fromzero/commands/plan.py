@@ -19,6 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=say("flag.model"))
     parser.add_argument("--card", help=say("flag.card"))
     parser.add_argument("--imgsz", type=int, help=say("flag.imgsz"))
+    parser.add_argument("--seq", type=int, help=say("flag.seq"))
     parser.add_argument("--channels", type=int, help=say("flag.channels"))
     parser.add_argument("--classes", type=int, help=say("flag.classes"))
     parser.add_argument("--samples", type=int, help=say("flag.samples"))
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     from fromzero.planning import plan
     from fromzero.records import to_json
 
-    more = ("card", "imgsz", "channels", "classes", "samples", "purpose", "steps", "torch")
+    more = ("card", "imgsz", "seq", "channels", "classes", "samples", "purpose", "steps", "torch")
     made = plan(options.model, **_words.given(options, *more))
     text = json.dumps(to_json(made), indent=1, ensure_ascii=False)
     if options.output:

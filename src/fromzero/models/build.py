@@ -11,7 +11,7 @@ from fromzero.errors import UnknownName
 from fromzero.models import families
 
 # Families that need an import to answer come last: "cnn" must not wait for timm.
-_LAST = ("timm", "torchvision")
+_LAST = ("timm", "torchvision", "huggingface")
 
 
 def family_of(name: str) -> ModuleType:
@@ -28,6 +28,11 @@ def family_of(name: str) -> ModuleType:
 def build(name: str, classes: int, channels: int, size: int) -> Any:
     """A freshly initialised module with logits of shape (N, classes) for (N, channels, size, size)."""
     return family_of(name).build(name, classes, channels, size)
+
+
+def task_of(name: str) -> str:
+    """The task a model is for: a file of `tasks/`."""
+    return family_of(name).task(name)
 
 
 def names() -> list[str]:

@@ -21,6 +21,10 @@ def takes(name: str) -> bool:
     return ".py:" in name
 
 
+def task(name: str) -> str:
+    return "image"
+
+
 def build(name: str, classes: int, channels: int, size: int) -> Any:
     import torch
 

@@ -15,6 +15,10 @@ def takes(name: str) -> bool:
     return name in names()
 
 
+def task(name: str) -> str:
+    return "image"
+
+
 def build(name: str, classes: int, channels: int, size: int) -> Any:
     from fromzero.models.cnn import Cnn
 

@@ -24,6 +24,10 @@ def takes(name: str) -> bool:
     return True
 
 
+def task(name: str) -> str:
+    return "image"
+
+
 def build(name: str, classes: int, channels: int, size: int) -> Any:
     timm = _timm()
     settings = timm.get_pretrained_cfg(name.partition(".")[0], allow_unregistered=True)

@@ -18,6 +18,10 @@ def takes(name: str) -> bool:
     return name.startswith(PREFIX) and name.removeprefix(PREFIX) in _models().list_models(module=_models())
 
 
+def task(name: str) -> str:
+    return "image"
+
+
 def build(name: str, classes: int, channels: int, size: int) -> Any:
     import torch
 
