@@ -58,11 +58,38 @@ def test_statuses(capsys):
     assert main(["cards", "3090", "--compare", "3080"]) == 2
 
 
+def test_picture_of_compared_cards(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    for name, start in (("cards.png", b"\x89PNG"), ("cards.svg", b"<?xml")):
+        path = tmp_path / name
+        assert main(["cards", "--compare", "3090", "1080 Ti", "--picture", str(path), "--lang", "zh"]) == 0
+        assert path.read_bytes().startswith(start)
+    assert main(["cards", "--compare", "3090", "--picture", str(tmp_path / "cards.txt")]) == 2
+    assert main(["cards", "--compare", "3090", "--picture", str(tmp_path / "none/cards.png")]) == 1
+    assert main(["cards", "3090", "--picture", str(tmp_path / "x.png")]) == 2
+
+
+def test_picture_without_matplotlib_names_the_package(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["cards", "--compare", "3090", "--picture", str(tmp_path / "x.png"), "--lang", "en"]) == 2
+    assert "pip install 'fromzero[train]'" in capsys.readouterr().err
+
+
 HEAVY = ("torch", "numpy", "rich", "pynvml", "psutil", "pandas", "PIL")
 
 
 @pytest.mark.parametrize(
-    "arguments", [["cards", "--json"], ["setup", "--help"], ["doctor", "--help"], ["cards", "--help"]]
+    "arguments",
+    [
+        ["cards", "--json"],
+        ["cards", "--series", "50"],
+        ["setup", "--help"],
+        ["doctor", "--help"],
+        ["cards", "--help"],
+        ["watch", "--help"],
+        ["bench", "--help"],
+        ["doctor", "--log", __file__],
+    ],
 )
 def test_nothing_heavy_is_imported(arguments):
     code = f"import sys; from fromzero.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass\n"
@@ -71,9 +98,19 @@ def test_nothing_heavy_is_imported(arguments):
     assert done.stderr.strip() == "[]"
 
 
-@pytest.mark.parametrize("arguments", [["setup", "--json"], ["doctor", "--json"], ["doctor", "--log", "-"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["setup", "--json"],
+        ["doctor", "--json"],
+        ["doctor", "--log", "-"],
+        ["watch", "--once"],
+        ["watch", "--once", "--json"],
+        ["watch", "--once", "--prometheus", "0"],
+    ],
+)
 def test_no_framework_is_imported(arguments):
     code = f"import sys; from fromzero.cli import main\nmain({arguments!r})\n"
     code += "print([name for name in ('torch', 'numpy', 'rich') if name in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, input="")
-    assert done.stderr.strip() == "[]"
+    assert done.stderr.strip().endswith("[]")

@@ -1,6 +1,7 @@
 """The catalogue against whitepapers, and names against their cards."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,24 @@ def test_broken_own_file_is_named(own_file, tmp_path, monkeypatch, content):
         find_card("3090")
     assert raised.value.code == "bad_card_file"
     assert str(path) in raised.value.cause
+
+
+PAGES = ("docs/which-card.md", "docs/zh/which-card.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_figures_of_the_documentation_are_the_catalogue_s(page):
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:GTX|RTX) \d{4}[^|]*) \| (.*GB/s.*) \|$", text, re.M)
+    assert len(rows) == 10
+    for name, figures in rows:
+        card = find_card(name)
+        tensor = card.rates.get("fp16", 0) / 1e12
+        assert figures.split(" | ") == [
+            f"{card.memory_bytes / GIB:g} GB",
+            f"{card.bandwidth / 1e9:.0f} GB/s",
+            f"{card.rates['fp32'] / 1e12:.1f}",
+            f"{tensor:.1f}" if tensor else "-",
+            card.compute_capability,
+            f"{card.tdp_watts:.0f} W",
+        ]

@@ -1,70 +1,17 @@
-"""Detection below fake roots, and NVML through a small library of our own that plays a scripted machine."""
+"""Detection below fake roots, and the CPU as a card. (Cards through NVML: test_nvml.py.)"""
 
-import json
-import os
-import shutil
-import subprocess
 import sys
 
 import pytest
 
-from fromzero.machine.detect import ASSUMED_CPU_WATTS, system, this_cpu, this_machine
-
-NVML = r"""
-#include <string.h>
-typedef int ret; typedef void *dev;
-typedef struct { unsigned long long total, free, used; } memory;
-static int broken = BROKEN;
-ret nvmlInit_v2(void) { return broken; }
-ret nvmlInitWithFlags(unsigned f) { return broken; }
-ret nvmlShutdown(void) { return 0; }
-const char *nvmlErrorString(ret r) { return "Driver/library version mismatch"; }
-ret nvmlSystemGetDriverVersion(char *v, unsigned n) { strncpy(v, "535.183.01", n); return 0; }
-ret nvmlDeviceGetCount_v2(unsigned *n) { *n = 2; return 0; }
-ret nvmlDeviceGetHandleByIndex_v2(unsigned i, dev *d) { *d = (dev)(unsigned long)(i + 1); return 0; }
-ret nvmlDeviceGetName(dev d, char *v, unsigned n) {
-  strncpy(v, (unsigned long)d == 1 ? "NVIDIA GeForce GTX 1080 Ti" : "NVIDIA GeForce RTX 4090", n); return 0; }
-ret nvmlDeviceGetMemoryInfo(dev d, memory *m) {
-  m->total = ((unsigned long)d == 1 ? 11264ULL : 24564ULL) << 20; m->free = m->total; m->used = 0; return 0; }
-ret nvmlDeviceGetCudaComputeCapability(dev d, int *a, int *b) {
-  *a = (unsigned long)d == 1 ? 6 : 8; *b = (unsigned long)d == 1 ? 1 : 9; return 0; }
-"""
-LOOK = """
-import json
-from fromzero.machine.detect import this_card, this_machine
-from fromzero.records import to_json
-machine = this_machine()
-print(json.dumps({"machine": to_json(machine), "card": this_card().title if machine.gpus else ""}))
-"""
+from fromzero.machine.detect import ASSUMED_CPU_WATTS, cpu_name, system, this_cpu, this_machine
+from fromzero.machine.measured import Bench, DeviceBench, load_bench, state_folder, store_bench
+from fromzero.machine.process import usable_cores
 
 
-def _with_nvml(folder, broken):
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("needs a C compiler on Linux")
-    (folder / "nvml.c").write_text(NVML.replace("BROKEN", str(broken)))
-    library = folder / "libnvidia-ml.so.1"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "nvml.c"], check=True)
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
-    done = subprocess.run([sys.executable, "-c", LOOK], env=environment, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
-
-
-def test_two_cards_through_nvml(tmp_path):
-    seen = _with_nvml(tmp_path, broken=0)
-    assert seen["machine"]["driver"] == "535.183.01"
-    assert seen["machine"]["nvml"] == ""
-    assert [(gpu["name"], gpu["capability"]) for gpu in seen["machine"]["gpus"]] == [
-        ("NVIDIA GeForce GTX 1080 Ti", "6.1"),
-        ("NVIDIA GeForce RTX 4090", "8.9"),
-    ]
-    assert seen["card"] == "NVIDIA GeForce GTX 1080 Ti"
-
-
-@pytest.mark.parametrize(("number", "word"), [(18, "mismatch"), (9, "no driver")])
-def test_nvml_that_does_not_answer_is_named(tmp_path, number, word):
-    machine = _with_nvml(tmp_path, broken=number)["machine"]
-    assert (machine["nvml"], machine["gpus"], machine["driver"]) == (word, [], "")
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("FROMZERO_STATE", str(tmp_path / "state"))
 
 
 def test_this_machine():
@@ -132,3 +79,31 @@ def test_memory_limit_of_a_container(tmp_path, files, usable):
         path.write_text(text)
     card = this_cpu(tmp_path)
     assert card.usable_bytes == usable if usable else card.usable_bytes > 100_000_000
+
+
+def _kept(**changes):
+    cpu = DeviceBench(device="cpu", card="x", rates={"fp32": 123e9}, bandwidth=7e9)
+    fields = {"when": "2026-01-01", "cpu": cpu_name(), "cores": usable_cores(), "devices": (cpu,), **changes}
+    return Bench(**fields)
+
+
+def test_kept_bench_of_this_machine_is_used():
+    assert load_bench() is None
+    store_bench(_kept())
+    assert load_bench() == _kept()
+    card = this_cpu()
+    assert (card.rates["fp32"], card.bandwidth) == (123e9, 7e9)
+    assert "bench" in card.source
+
+
+@pytest.mark.parametrize("changes", [{"cpu": "another"}, {"cores": 999}, {"devices": ()}])
+def test_kept_bench_of_another_machine_is_not(changes):
+    store_bench(_kept(**changes))
+    assert this_cpu().rates["fp32"] != 123e9
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"format": 99}', "[1]", '{"format": 1}'])
+def test_damaged_bench_is_none(text):
+    state_folder().mkdir()
+    (state_folder() / "bench.json").write_text(text)
+    assert load_bench() is None

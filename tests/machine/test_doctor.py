@@ -9,7 +9,7 @@ import pytest
 from fromzero import language
 from fromzero.facts.failures import failures
 from fromzero.machine.detect import Gpu, Machine
-from fromzero.machine.doctor import GIB, Facts, examine, explain, look
+from fromzero.machine.doctor import DRIVER_COMMANDS, GIB, Facts, Finding, examine, explain, look, safe_fixes
 
 # Logs as users posted them (threads are in failures.json) among the usual noise: logs/<code>[.n].log.
 LOGS = sorted(Path(__file__).with_name("logs").glob("*.log"))
@@ -159,6 +159,24 @@ def test_nothing_is_wrong_with_a_healthy_machine_or_one_without_a_card():
         ({"machine": dataclasses.replace(BARE, nvml="mismatch")}, "driver_mismatch"),
         ({"machine": dataclasses.replace(BARE, nvml="missing")}, "driver_library"),
         ({"machine": dataclasses.replace(BARE, gpu_seen=True), "kernel_driver": "", "packages": {}}, "no_driver"),
+        ({"machine": dataclasses.replace(HEALTHY, lost=1)}, "card_lost"),
+        (
+            {
+                "machine": dataclasses.replace(
+                    HEALTHY, gpus=(dataclasses.replace(GPU, power_limit=120, power_default=170),)
+                )
+            },
+            "power_limit",
+        ),
+        (
+            {
+                "machine": dataclasses.replace(
+                    HEALTHY, gpus=(dataclasses.replace(GPU, link_width=4, link_width_max=16),)
+                )
+            },
+            "pcie_width",
+        ),
+        ({"packages": {"torch": "2.14.1+cu130", "nvidia-cudnn-cu13": "9.9.0.52"}}, "cudnn_package"),
     ],
 )
 def test_one_fault_one_finding(changed, code):
@@ -216,3 +234,93 @@ def test_look_reads_a_fake_machine(fake_root):
 def test_torch_cuda_version_is_read_without_import(fake_root):
     (fake_root / "site/torch/version.py").write_text("cuda = '13.0'\n")
     assert look(fake_root, {}, BARE, [str(fake_root / "site")]).torch_cuda == "13.0"
+
+
+@pytest.mark.parametrize(
+    ("release", "command"),
+    [
+        ("ID=ubuntu\nID_LIKE=debian", "ubuntu-drivers"),
+        ('ID=linuxmint\nID_LIKE="ubuntu debian"', "ubuntu-drivers"),
+        ("ID=debian", "apt-get install nvidia-driver"),
+        ("ID=fedora", "akmod-nvidia"),
+        ('ID="rocky"\nID_LIKE="rhel centos fedora"', "dnf install nvidia-open"),
+        ("ID=manjaro\nID_LIKE=arch", "pacman"),
+        ('ID="opensuse-leap"\nID_LIKE="suse opensuse"', "zypper"),
+        ("ID=nixos", "ubuntu-drivers"),
+    ],
+)
+def test_driver_advice_of_each_distribution(fake_root, release, command):
+    (fake_root / "etc").mkdir()
+    (fake_root / "etc/os-release").write_text(release)
+    facts = look(fake_root, {}, dataclasses.replace(BARE, gpu_seen=True), [])
+    facts = dataclasses.replace(facts, kernel_driver="", device_files=(), packages={})
+    (finding,) = (each for each in examine(facts) if each.code == "no_driver")
+    assert command in finding.fix
+    assert facts.distribution in ("", *DRIVER_COMMANDS)
+
+
+def test_nouveau_is_seen(fake_root):
+    (fake_root / "proc/modules").write_text("nouveau 2490368 1 - Live 0x0\n")
+    facts = look(fake_root, {}, dataclasses.replace(BARE, gpu_seen=True), [])
+    (finding,) = examine(dataclasses.replace(facts, kernel_driver="", packages={}, shared_memory=None))
+    assert "nouveau" in finding.evidence
+
+
+# --- a log and the machine it is from -------------------------------------------------------------------------------
+
+NO_KERNEL = "RuntimeError: CUDA error: no kernel image is available for execution on the device"
+CUDNN = (
+    "RuntimeError: cuDNN version incompatibility: PyTorch was compiled against (9, 24, 0) "
+    "but found runtime version (9, 1, 0)"
+)
+
+
+def told(log, **changes):
+    (finding,) = explain(log, facts=lambda: dataclasses.replace(FACTS, **changes))
+    return finding
+
+
+def test_no_kernel_from_torch_or_from_an_extension():
+    """One message: the machine tells whether its torch or an extension lacks the kernels."""
+    extension = told(NO_KERNEL)
+    assert extension.code == "extension_without_kernels"
+    assert "has kernels for every card" in extension.evidence
+    assert told(NO_KERNEL, machine=dataclasses.replace(HEALTHY, gpus=(PASCAL,))).code == "no_kernels_old_card"
+    blackwell = Gpu(name="NVIDIA GeForce RTX 5090", memory_bytes=32 * GIB, capability="12.0")
+    old = {"torch": "2.6.0+cu124"}
+    found = told(NO_KERNEL, machine=dataclasses.replace(HEALTHY, gpus=(blackwell,)), packages=old, torch_cuda="12.4")
+    assert found.code == "no_kernels_new_card"
+    assert told(NO_KERNEL, machine=BARE).code == "no_kernels_old_card"  # a machine without a card tells nothing
+
+
+def test_log_that_decides_itself_asks_no_machine():
+    log = "NVIDIA GeForce GTX 1080 Ti\n" + NO_KERNEL
+
+    def never():
+        raise AssertionError("asked")
+
+    assert [each.code for each in explain(log, facts=never)] == ["no_kernels_old_card"]
+
+
+def test_cudnn_clash_by_path_or_by_package():
+    path = told(CUDNN, library_path=("/usr/local/cuda-12.1/lib64",))
+    assert path.code == "cudnn_clash"
+    assert "cuda-12.1" in path.evidence
+    package = told(CUDNN, packages={"torch": "2.14.1+cu130", "nvidia-cudnn-cu13": "9.1.0.70"})
+    assert package.code == "cudnn_package"
+    assert "9.1.0.70" in package.evidence
+    assert told(CUDNN).code == "cudnn_clash"
+
+
+# --- safe fixes -----------------------------------------------------------------------------------------------------
+
+
+def test_only_safe_fixes_are_offered():
+    codes = ("numpy2", "cpu_wheel", "no_driver", "library_path", "disk", "torchvision_pair", "power_limit")
+    found = [Finding(code, "", "", "") for code in codes]
+    offered = safe_fixes(found, "/env", "/usr", "/env/bin/python")
+    assert set(offered) == {"numpy2", "cpu_wheel", "disk", "torchvision_pair"}
+    assert offered["cpu_wheel"] == offered["torchvision_pair"]
+    assert offered["cpu_wheel"][-3:] == ["--apply", "--venv", "/env"]
+    assert not any("sudo" in command for command in offered.values())
+    assert set(safe_fixes(found, "/usr", "/usr", "/usr/bin/python")) == {"disk"}  # a system's Python is not ours

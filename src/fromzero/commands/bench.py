@@ -6,12 +6,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fromzero.errors import DiskError, UsageError
 from fromzero.language import say
-from fromzero.machine.measured import Bench, DeviceBench, store_bench
-from fromzero.records import to_json
 from fromzero.terminal import Terminal, print_table
+
+if TYPE_CHECKING:  # --help needs none of it
+    from fromzero.machine.measured import Bench, DeviceBench
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +27,8 @@ def run(options: argparse.Namespace) -> int:
     if not 0 < options.seconds <= 60:
         raise UsageError("bench_seconds", seconds=options.seconds)
     from fromzero.machine.bench import bench
+    from fromzero.machine.measured import store_bench
+    from fromzero.records import to_json
 
     found = bench(options.seconds, Path(options.folder) if options.folder else None, Terminal())
     saved = None

@@ -6,12 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from fromzero.errors import UsageError
 from fromzero.facts.cards import GIB, catalogue, find_card
 from fromzero.language import say
 from fromzero.records import Card, to_json
-from fromzero.terminal import print_table
 
 SERIES = ("10", "16", "20", "30", "40", "50", "titan", "workstation", "datacenter")
 
@@ -34,13 +34,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--capability", metavar="C", help=say("flag.cards.capability"))
     parser.add_argument("--sort", choices=tuple(ORDERS), help=say("flag.cards.sort"))
     parser.add_argument("--compare", nargs="+", metavar="NAME", help=say("flag.cards.compare"))
+    parser.add_argument("--picture", metavar="FILE", help=say("flag.cards.picture"))
     parser.add_argument("--json", action="store_true", help=say("flag.json"))
 
 
 def run(options: argparse.Namespace) -> int:
     if options.compare and options.names:
         raise UsageError("compare_alone", name=options.names[0])
+    if options.picture and not options.compare:
+        raise UsageError("picture_of_compared")
     cards = _chosen(options)
+    if options.picture and cards:
+        from fromzero.commands._card_picture import draw
+
+        draw(cards, Path(options.picture))
+        print(say("cards.drawn", path=options.picture), file=sys.stderr)
     if options.json:
         print(json.dumps(to_json(cards), ensure_ascii=False, indent=2))
     elif options.compare:
@@ -77,10 +85,23 @@ _COMPARED = ("series", "architecture", "memory", "usable", "bandwidth", "l2", "s
 
 def _print_list(cards: Sequence[Card]) -> None:
     headings = [say("cards.name"), *(say(f"cards.{column}") for column in _LISTED)]
-    print_table(headings, [[_short(card), *(_cell(card, column) for column in _LISTED)] for card in cards])
+    rows = [headings, *([_short(card), *(_cell(card, column) for column in _LISTED)] for card in cards)]
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    for name, *figures in rows:
+        cells = [name + " " * (widths[0] - _width(name))]
+        cells += [" " * (width - _width(cell)) + cell for width, cell in zip(widths[1:], figures, strict=True)]
+        print("  ".join(cells))
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal: a Chinese character takes two. Written here because rich takes longer than all else."""
+    return len(text) if text.isascii() else sum(2 if "\u1100" <= each <= "\uffe6" else 1 for each in text)
 
 
 def _print_side_by_side(cards: Sequence[Card]) -> None:
+    from fromzero.terminal import print_table
+
     rows = [[say(f"cards.{line}"), *(_cell(card, line) for card in cards)] for line in _COMPARED]
     print_table(["", *map(_short, cards)], [row for row in rows if any(cell != "-" for cell in row[1:])])
 

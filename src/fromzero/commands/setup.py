@@ -1,16 +1,16 @@
-"""fromzero setup: what exactly to install for a card, driver, system and Python."""
+"""fromzero setup: what exactly to install for a card, driver, system and Python; --apply does it and proves it."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import sys
+from pathlib import Path
 
 from fromzero.errors import UsageError
 from fromzero.language import say
 from fromzero.machine.detect import Gpu, Machine, this_machine
 from fromzero.machine.install import Choice, choose_wheel
-from fromzero.records import to_json
 
 SYSTEMS = ("linux", "windows", "wsl")
 
@@ -22,16 +22,62 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--python", default="", metavar="V", help=say("flag.setup.python"))
     parser.add_argument("--glibc", default="", metavar="V", help=say("flag.setup.glibc"))
     parser.add_argument("--torch", default="", metavar="V", help=say("flag.setup.torch"))
+    parser.add_argument("--apply", action="store_true", help=say("flag.setup.apply"))
+    parser.add_argument("--venv", metavar="DIR", help=say("flag.setup.venv"))
+    parser.add_argument("--index", action="append", default=[], metavar="URL", help=say("flag.setup.index"))
     parser.add_argument("--json", action="store_true", help=say("flag.json"))
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.apply:
+        return _apply(options)
+    for name in ("venv", "index"):
+        if getattr(options, name):
+            raise UsageError("only_with_apply", name=name)
     choice = choose_wheel(_asked_for(options), options.torch)
     if options.json:
-        print(json.dumps(to_json(choice), ensure_ascii=False, indent=2))
+        _print_json(choice)
     else:
         _print(choice)
     return 0
+
+
+def _apply(options: argparse.Namespace) -> int:
+    from fromzero.machine.apply import RECEIPT, apply, python_of
+    from fromzero.terminal import Terminal
+
+    for name in ("card", "driver", "os", "python", "glibc"):
+        if getattr(options, name):
+            raise UsageError("apply_is_here", name=name)
+    machine = this_machine()
+    choice = choose_wheel(machine, options.torch)
+    folder = Path(options.venv) if options.venv else _own_environment() or Path(".venv")
+    receipt = apply(choice, machine, folder, tuple(options.index), Terminal())
+    if options.json:
+        _print_json(receipt)
+        return 0
+    print(say("apply.done", torch=receipt.torch, torchvision=receipt.torchvision or "-", folder=folder))
+    for device in receipt.proof["devices"]:
+        proven = ", ".join(what for what, result in device["results"].items() if result["ok"])
+        print(say("apply.proven", device=device["device"], name=device["name"], what=proven))
+    for note in receipt.notes:
+        print(f"- {note}")
+    print(say("apply.receipt", path=folder / RECEIPT))
+    print(say("apply.next", python=python_of(folder)))
+    return 0
+
+
+def _print_json(record: object) -> None:
+    import json
+
+    from fromzero.records import to_json
+
+    print(json.dumps(to_json(record), ensure_ascii=False, indent=2))
+
+
+def _own_environment() -> Path | None:
+    """The virtual environment this very program runs in."""
+    return Path(sys.prefix) if sys.prefix != sys.base_prefix else None
 
 
 def _asked_for(options: argparse.Namespace) -> Machine:

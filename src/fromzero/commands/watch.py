@@ -8,13 +8,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fromzero.errors import UsageError
 from fromzero.language import say
-from fromzero.machine.export import Log, serve_metrics
-from fromzero.machine.watch import GpuSample, Meter, Recording, Sample, samples
-from fromzero.records import to_json
 from fromzero.terminal import bytes_text, seconds_text
+
+if TYPE_CHECKING:  # --help needs none of it
+    from fromzero.machine.watch import GpuSample, Meter, Recording, Sample
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from fromzero.machine.export import Log, serve_metrics
+    from fromzero.machine.watch import Meter, samples
+    from fromzero.records import to_json
+
     for name in ("interval", "seconds", "tariff"):
         value = getattr(options, name)
         if value is not None and not value > 0:
@@ -62,11 +67,9 @@ def run(options: argparse.Namespace) -> int:
 
 # --- while it runs --------------------------------------------------------------------------------------------------
 
-Show = Callable[[Sample], None]
-
 
 @contextlib.contextmanager
-def _shown(options: argparse.Namespace, meter: Meter) -> Iterator[Show]:
+def _shown(options: argparse.Namespace, meter: Meter) -> Iterator[Callable[[Sample], None]]:
     """Nothing with --json, one picture redrawn on a terminal, else a picture for each sample, one below the other."""
     if options.json:
         yield lambda sample: None
@@ -149,6 +152,8 @@ def _reason(problem: str) -> str:
 
 
 def _summary(recording: Recording, options: argparse.Namespace) -> dict[str, object]:
+    from fromzero.records import to_json
+
     values = to_json(recording)
     del values["samples"]
     cost = recording.kwh * options.tariff if options.tariff else None

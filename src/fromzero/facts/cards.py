@@ -72,7 +72,7 @@ class _Entry:
 
     card: Card
     common: bool
-    declared: tuple[str, ...]
+    written: Mapping[str, str]  # every way to write it -> that way's normalised spelling
     own: bool  # from the user's file
 
 
@@ -177,8 +177,9 @@ def _entry(row: Mapping[str, str], own: bool) -> _Entry:
         source=row["source"],
         notes=row["notes"],
     )
-    declared = tuple(each.strip() for each in row["aliases"].split(";") if each.strip())
-    return _Entry(card, row["common"] == "1", declared, own)
+    declared = [each.strip() for each in row["aliases"].split(";") if each.strip()]
+    common = row["common"] == "1"
+    return _Entry(card, common, _written(card, common, declared), own)
 
 
 def _rates(row: Mapping[str, str]) -> dict[str, float]:
@@ -208,10 +209,12 @@ _SEPARATORS = re.compile(r"[\s_\-/]+")
 _REST = re.compile(r"[^a-z0-9]+")
 
 
+@functools.cache
 def _key(name: str) -> str:
     """The normalised spelling: "NVIDIA GeForce RTX 3060 12 GB", "rtx3060-12gb" and "RTX 3060 12G" are one."""
-    text = _SEPARATORS.sub(" ", name.casefold())
-    text = _LAPTOP.sub("laptop", _MEMORY.sub(r"\1gb", text))
+    text = _MEMORY.sub(r"\1gb", _SEPARATORS.sub(" ", name.casefold()))
+    if "laptop" in text or "mobile" in text or "notebook" in text:
+        text = _LAPTOP.sub("laptop", text)
     return _REST.sub("", _NOISE.sub("", text))
 
 
@@ -229,23 +232,22 @@ def _owners(entries: Iterable[_Entry]) -> dict[str, list[_Entry]]:
     for entry in entries:
         if entry.card.variant:
             titles.setdefault(_key(entry.card.title), []).append(entry)
-        for key in set(_written(entry).values()):
+        for key in set(entry.written.values()):
             answers.setdefault(key, []).append(entry)
     return {key: [each for each in found if each.own] or found for key, found in (answers | titles).items()}
 
 
-def _written(entry: _Entry) -> dict[str, str]:
+def _written(card: Card, common: bool, declared: Iterable[str]) -> dict[str, str]:
     """Every way to write a card -> its normalised spelling: shorter and shorter, with "12 GB" also as "12GB"."""
-    card = entry.card
     names = [card.title]
-    if entry.common:
+    if common:
         names.append(card.name)
         if not re.search(r"\dGB", card.name):
             names.append(f"{card.name} {card.memory_bytes / GIB:g} GB")
         elif card.name.startswith("NVIDIA GeForce GTX"):  # "GTX 1060 6GB" is also a "GTX 1060"
             names += [re.sub(r" \d+GB$", "", card.name), re.sub(r"(\d)GB$", r"\1 GB", card.name)]
     written: dict[str, str] = {}
-    for name in (*names, *entry.declared):
+    for name in (*names, *declared):
         key = _key(name)
         text = name.removeprefix("NVIDIA ")
         short = text.removeprefix("GeForce ")
@@ -261,7 +263,7 @@ def _written(entry: _Entry) -> dict[str, str]:
 def _aliases(entry: _Entry, owners: Mapping[str, list[_Entry]]) -> tuple[str, ...]:
     """The spellings that select this card alone, without its exact name."""
     title = entry.card.title
-    return tuple(text for text, key in _written(entry).items() if text != title and owners[key] == [entry])
+    return tuple(text for text, key in entry.written.items() if text != title and owners[key] == [entry])
 
 
 def _short(title: str) -> str:

@@ -35,12 +35,17 @@ class Failure:
 
 @dataclass(frozen=True)
 class Sighting:
-    """A failure in a log: `line` counts from 1, `text` is that line, `values` what the message says of itself."""
+    """A failure in a log: `line` counts from 1, `text` is that line, `values` what the message says of itself.
+    `decided` is true if the log itself told this cause from others with the same message."""
 
     failure: Failure
     line: int
     text: str
     values: Mapping[str, str]
+
+    @property
+    def decided(self) -> bool:
+        return self.failure.when is not None or self.failure.near is not None
 
 
 @functools.cache

@@ -13,7 +13,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-# PyTorch's own host of wheels; FROMZERO_WHEEL_INDEX names a mirror of it with the same folders (cu126, cpu ...).
+# PyTorch's own host of wheels; FROMZERO_WHEEL_INDEX names mirrors of it with the same folders (cu126, cpu ...), parted
+# by spaces: the printed commands name the first, `setup --apply` tries each.
 WHEEL_HOST = "https://download.pytorch.org/whl"
 
 # From this compute capability on, a card needs a driver at least this new (cuDNN 9.10.2 support matrix).
@@ -45,6 +46,7 @@ class Wheel:
     glibc: str
     torchvision: str
     torchaudio: str
+    cudnn: str
     evidence: str
     source: str
     notes: str
@@ -99,7 +101,8 @@ def partner(torch: str) -> str:
 
 def index_url(cuda_tag: str) -> str:
     """Where the wheels of a variant ("cu126", "cpu") are."""
-    return f"{(os.environ.get('FROMZERO_WHEEL_INDEX') or WHEEL_HOST).rstrip('/')}/{cuda_tag}"
+    first = next(iter(os.environ.get("FROMZERO_WHEEL_INDEX", "").split()), WHEEL_HOST)
+    return f"{first.rstrip('/')}/{cuda_tag}"
 
 
 def first_driver(capability: str, os_name: str) -> str:
@@ -148,6 +151,7 @@ def _wheel(row: dict[str, str]) -> Wheel:
         glibc=row["glibc"],
         torchvision=row["torchvision"],
         torchaudio=row["torchaudio"],
+        cudnn=row["cudnn"],
         evidence=row["evidence"],
         source=row["source"],
         notes=row["notes"],

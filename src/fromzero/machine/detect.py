@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fromzero.machine import nvml
-from fromzero.records import Card
+
+if TYPE_CHECKING:  # setup and doctor need no Card: its module takes as long to import as bare Python to start
+    from fromzero.records import Card
 
 NVIDIA_VENDOR = "0x10de"
 _DISPLAY_CLASS = "0x03"  # PCI class of display controllers, 3D controllers included
@@ -91,6 +93,7 @@ def this_cpu(root: Path = Path("/")) -> Card:
     """This machine's CPU as a card, with the figures that `fromzero bench` kept of it; without them it is measured,
     which takes up to half a second the first time."""
     from fromzero.machine.process import usable_cores
+    from fromzero.records import Card
 
     name, cores = cpu_name(root), usable_cores()
     total, available = _memory(root)
@@ -124,7 +127,12 @@ def system(root: Path = Path("/")) -> str:
 
 
 def _processor() -> str:
-    name = platform.machine().lower()
+    if hasattr(os, "uname"):
+        name = os.uname().machine.lower()
+    else:
+        import platform
+
+        name = platform.machine().lower()
     return {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
@@ -185,11 +193,14 @@ def _gpu(device: nvml.Device) -> Gpu | None:
 # --- the CPU --------------------------------------------------------------------------------------------------------
 
 
-def cpu_name(root: Path) -> str:
+def cpu_name(root: Path = Path("/")) -> str:
+    """What the CPU calls itself."""
     for line in _text(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("model name", "Hardware") and value.strip():
             return " ".join(value.split())
+    import platform
+
     return platform.processor() or platform.machine() or "CPU"
 
 

@@ -1,7 +1,7 @@
 """What is wrong: with this machine, or with a run that left an error log. Each finding has one cause and one fix.
 
     look(root, environment) -> Facts -> examine(Facts) -> findings
-    explain(log)                                       -> findings
+    explain(log, facts)                                -> findings
 
 Looking and judging are apart: `look` only reads (files below `root`, an environment, installed packages' metadata),
 `examine` is a pure function. torch is never imported: a broken one is what brings people here.
@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fromzero.facts import wheels as table
-from fromzero.facts.failures import sightings
+from fromzero.facts.failures import Sighting, sightings
 from fromzero.facts.wheels import version
 from fromzero.language import say
 from fromzero.machine.detect import Machine, this_machine
 from fromzero.machine.install import install_command
+from fromzero.machine.privacy import private
 from fromzero.terminal import bytes_text
 
 GIB = 1 << 30
@@ -31,7 +31,29 @@ DISK_NEEDED = 10 * GIB
 # Workers hand batches over through /dev/shm; a container gets 64 MiB unless told otherwise.
 SHARED_MEMORY_NEEDED = GIB
 EVIDENCE_LENGTH = 300
-PACKAGES = ("torch", "torchvision", "torchaudio", "numpy")
+# NVML's figures are rounded; less than this share of the board's own power limit was somebody's doing.
+POWER_SHARE = 0.97
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "numpy",
+    "nvidia-cudnn-cu11",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
+)
+
+# How each distribution installs NVIDIA's driver (its own documentation); an ID or ID_LIKE of /etc/os-release.
+DRIVER_COMMANDS = {
+    "ubuntu": "sudo ubuntu-drivers install",
+    "debian": "sudo apt-get install nvidia-driver firmware-misc-nonfree",
+    "fedora": "sudo dnf install akmod-nvidia",
+    "rhel": "sudo dnf install nvidia-open",
+    "centos": "sudo dnf install nvidia-open",
+    "arch": "sudo pacman -S nvidia-open-dkms",
+    "suse": "sudo zypper install --auto-agree-with-licenses nvidia-open-driver-G06-signed-kmp-default",
+    "opensuse": "sudo zypper install --auto-agree-with-licenses nvidia-open-driver-G06-signed-kmp-default",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,8 @@ class Finding:
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What was seen of a machine. `packages` are installed versions; `torch_cuda` is the CUDA version the installed
-    torch was built for, "" for a CPU build and None if it is not known; sizes in bytes, None if not known."""
+    torch was built for, "" for a CPU build and None if it is not known; sizes in bytes, None if not known.
+    `distribution` is a key of DRIVER_COMMANDS or ""; `nouveau` that the free driver holds the card."""
 
     machine: Machine
     kernel_driver: str = ""
@@ -62,6 +85,8 @@ class Facts:
     torch_cuda: str | None = None
     disk_free: int | None = None
     shared_memory: int | None = None
+    distribution: str = ""
+    nouveau: bool = False
 
 
 def look(
@@ -89,26 +114,74 @@ def look(
         torch_cuda=_torch_cuda(paths) if "torch" in packages else None,
         disk_free=_size(Path(sys.prefix), total=False),
         shared_memory=_size(root / "dev/shm", total=True),
+        distribution=_distribution(root),
+        nouveau=any(line.startswith("nouveau ") for line in _text(root / "proc/modules").splitlines()),
     )
 
 
 def examine(facts: Facts) -> list[Finding]:
     """The faults of a machine, those of the driver first. No NVIDIA card is no fault."""
-    checks = (_driver, _devices, _wsl, _library_path, _cuda_home, _python, _torch, _pair, _numpy, _disk, _shared_memory)
+    checks = (
+        _driver, _lost, _devices, _wsl, _library_path, _cuda_home, _python, _torch, _pair, _numpy, _cudnn, _disk,
+        _shared_memory, _power, _link,
+    )  # fmt: skip
     return [finding for check in checks for finding in check(facts)]
 
 
-def explain(log: str, wsl: bool = False) -> list[Finding]:
+def explain(log: str, wsl: bool = False, facts: Callable[[], Facts] | None = None) -> list[Finding]:
     """The known failures in an error log, in its order; one finding "unknown" if it has an error but none is known,
-    none if it has no error. `wsl` says that the log is from a WSL machine even if it does not show it."""
-    found = [
-        _found(each.failure.code, say("doctor.line", line=each.line, text=each.text), prefix="failure", **each.values)
-        for each in sightings(log, context="WSL" if wsl else "")
-    ]
+    none if it has no error. `wsl` says that the log is from a WSL machine even if it does not show it. `facts` tells
+    of the machine the log is from: it is asked only where the log alone leaves two causes open."""
+    found = []
+    for each in sightings(log, context="WSL" if wsl else ""):
+        evidence = say("doctor.line", line=each.line, text=each.text)
+        known = facts() if facts and each.failure.code in _OPEN and not each.decided else None
+        code, more = _by_the_machine(each, known) if known else (each.failure.code, "")
+        found.append(_found(code, evidence + more, prefix="failure", **each.values))
     if found:
         return found
     errors = [line.strip() for line in log.splitlines() if _ERROR.search(line)]
     return [_found("unknown", errors[-1], prefix="failure")] if errors else []
+
+
+# Failures whose message two causes share.
+_OPEN = ("no_kernels_old_card", "no_kernels_new_card", "cudnn_clash")
+
+
+def _by_the_machine(sighting: Sighting, facts: Facts) -> tuple[str, str]:
+    """The cause that the machine shows, and its evidence; the log's own where the machine does not tell either."""
+    code = sighting.failure.code
+    if code == "cudnn_clash":
+        if _shadowing(facts):
+            return "cudnn_clash", "; LD_LIBRARY_PATH=" + ":".join(_shadowing(facts))
+        if finding := next(iter(_cudnn(facts)), None):
+            return "cudnn_package", f"; {finding.evidence}"
+        return code, ""
+    wheel = _wheel(facts)
+    if wheel is None or not facts.machine.gpus:
+        return code, ""
+    without = [gpu for gpu in facts.machine.gpus if not _serves(wheel, gpu.capability, facts.machine.os)]
+    if not without:
+        return "extension_without_kernels", f"; torch {wheel.torch} {wheel.cuda_tag} has kernels for every card here"
+    card = f"; torch {wheel.torch} {wheel.cuda_tag} has no kernels for {without[0].name} ({without[0].capability})"
+    blackwell = version(without[0].capability) >= version(table.BLACKWELL)
+    return ("no_kernels_new_card" if blackwell else "no_kernels_old_card"), card
+
+
+def safe_fixes(findings: Iterable[Finding], prefix: str, base_prefix: str, python: str) -> dict[str, list[str]]:
+    """Finding -> the command of those fixes that need no rights and touch nothing but a virtual environment or a
+    cache. None for a Python of the system: that is not ours to change."""
+    in_environment = prefix != base_prefix
+    again = [python, "-m", "fromzero", "setup", "--apply", "--venv", prefix]
+    commands = {
+        "disk": [python, "-m", "pip", "cache", "purge"],
+        **({"numpy2": [python, "-m", "pip", "install", "numpy<2"]} if in_environment else {}),
+        **(dict.fromkeys(_REINSTALLED, again) if in_environment else {}),
+    }
+    return {each.code: commands[each.code] for each in findings if each.code in commands}
+
+
+_REINSTALLED = ("cpu_wheel", "no_kernels", "old_driver", "torchvision_pair", "cudnn_package")
 
 
 def as_text(facts: Facts) -> dict[str, object]:
@@ -133,12 +206,22 @@ def as_text(facts: Facts) -> dict[str, object]:
 
 def _kernel_driver(root: Path) -> str:
     """The version of the loaded kernel module, or ""."""
+    found = re.search(r"\b(\d{3}\.\d+(?:\.\d+)?)\b", _text(root / "proc/driver/nvidia/version"))
+    return found[1] if found else ""
+
+
+def _distribution(root: Path) -> str:
+    """The first of ID and ID_LIKE of /etc/os-release whose way to install a driver is known."""
+    lines = dict(line.partition("=")[::2] for line in _text(root / "etc/os-release").splitlines())
+    names = [lines.get("ID", ""), *lines.get("ID_LIKE", "").strip('"').split()]
+    return next((name for each in names if (name := each.strip('"').split("-")[0]) in DRIVER_COMMANDS), "")
+
+
+def _text(path: Path) -> str:
     try:
-        text = (root / "proc/driver/nvidia/version").read_text(errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    found = re.search(r"\b(\d{3}\.\d+(?:\.\d+)?)\b", text)
-    return found[1] if found else ""
 
 
 def _linux_libraries(root: Path) -> tuple[str, ...]:
@@ -148,14 +231,22 @@ def _linux_libraries(root: Path) -> tuple[str, ...]:
     return tuple("/" + str(each.relative_to(root)) for each in found)
 
 
-def _installed(paths: list[str]) -> dict[str, str]:
-    """Versions from the packages' metadata; the first on the path is the one that Python would import."""
-    from importlib.metadata import distributions  # it brings the email parser: a log needs none of it
+_METADATA = re.compile(r"(?P<name>[\w.]+)-(?P<version>\d[^-]*)(?:-py[\d.]+)?\.(?:dist|egg)-info")
 
+
+def _installed(paths: list[str]) -> dict[str, str]:
+    """Versions by the names of the packages' metadata folders; the first on the path is the one that Python would
+    import. (importlib.metadata reads the same, and takes longer to import than all the rest.)"""
     found: dict[str, str] = {}
-    for name in PACKAGES:
-        for each in distributions(name=name, path=paths):
-            found.setdefault(name, each.version)
+    for path in paths:
+        try:
+            names = sorted(os.listdir(path or "."))
+        except OSError:  # not a folder: a zip, or gone
+            continue
+        for match in filter(None, map(_METADATA.fullmatch, names)):
+            name = match["name"].replace("_", "-").lower()
+            if name in PACKAGES:
+                found.setdefault(name, match["version"])
     return found
 
 
@@ -170,6 +261,8 @@ def _torch_cuda(paths: list[str]) -> str | None:
 
 
 def _size(path: Path, total: bool) -> int | None:
+    import shutil
+
     try:
         usage = shutil.disk_usage(path)
     except OSError:
@@ -184,22 +277,17 @@ _CUDA_FOLDER = re.compile(r"cuda|cudnn|tensorrt|nvidia", re.IGNORECASE)
 _WSL_FOLDER = "/usr/lib/wsl/lib"
 
 
-def _found(code: str, evidence: str, prefix: str = "doctor", **values: object) -> Finding:
+def _found(code: str, evidence: str, prefix: str = "doctor", distribution: str = "", **values: object) -> Finding:
     known = {"cu118": "", "cu126": "", "cu128": ""}
     texts = {**{tag: install_command(table.newest(tag)) for tag in known}, "version": "", "tag": "", **values}
     texts["index"] = table.index_url(str(texts["tag"]) or "cu126")
+    texts["install_driver"] = DRIVER_COMMANDS[distribution or "ubuntu"]
     return Finding(
         code=code,
         cause=say(f"{prefix}.{code}", **texts),
-        evidence=_private(evidence)[:EVIDENCE_LENGTH],
+        evidence=private(evidence)[:EVIDENCE_LENGTH],
         fix=say(f"{prefix}.{code}.fix", **texts),
     )
-
-
-def _private(text: str) -> str:
-    """Without user names and access tokens: reports are pasted into public places."""
-    text = re.sub(r"((?:/home/|/Users/|[A-Za-z]:\\+Users\\+))[^/\\\s\"']+", r"\1user", text)
-    return re.sub(r"\b(?:hf_|ghp_|sk-|xox[bp]-)[\w-]{8,}", "(secret)", text)
 
 
 def _driver(facts: Facts) -> Iterable[Finding]:
@@ -207,9 +295,17 @@ def _driver(facts: Facts) -> Iterable[Finding]:
     if machine.nvml == "mismatch":
         yield _found("driver_mismatch", f"NVML: Driver/library version mismatch; kernel module {facts.kernel_driver}")
     elif machine.nvml and facts.kernel_driver and machine.os == "linux" and not _shut_out(facts):
-        yield _found("driver_library", f"kernel module {facts.kernel_driver}; NVML: {machine.nvml}")
+        evidence = f"kernel module {facts.kernel_driver}; NVML: {machine.nvml}"
+        yield _found("driver_library", evidence, distribution=facts.distribution)
     elif machine.gpu_seen and not machine.driver and machine.os == "linux":
-        yield _found("no_driver", f"NVIDIA card on the PCI bus; NVML: {machine.nvml}")
+        held = "; held by nouveau" if facts.nouveau else ""
+        evidence = f"NVIDIA card on the PCI bus{held}; NVML: {machine.nvml}"
+        yield _found("no_driver", evidence, distribution=facts.distribution)
+
+
+def _lost(facts: Facts) -> Iterable[Finding]:
+    if facts.machine.lost:
+        yield _found("card_lost", f"{facts.machine.lost} of {facts.machine.lost + len(facts.machine.gpus)} cards")
 
 
 def _devices(facts: Facts) -> Iterable[Finding]:
@@ -239,8 +335,13 @@ def _wsl(facts: Facts) -> Iterable[Finding]:
         yield _found("wsl_no_library", f"{_WSL_FOLDER}/libcuda.so.1 is missing")
 
 
+def _shadowing(facts: Facts) -> list[str]:
+    """The folders of LD_LIBRARY_PATH that can hide the libraries of a wheel."""
+    return [each for each in facts.library_path if _CUDA_FOLDER.search(each) and each.rstrip("/") != _WSL_FOLDER]
+
+
 def _library_path(facts: Facts) -> Iterable[Finding]:
-    shadowing = [each for each in facts.library_path if _CUDA_FOLDER.search(each) and each.rstrip("/") != _WSL_FOLDER]
+    shadowing = _shadowing(facts)
     if shadowing:
         yield _found("library_path", "LD_LIBRARY_PATH=" + ":".join(shadowing))
 
@@ -266,16 +367,26 @@ def _torch(facts: Facts) -> Iterable[Finding]:
     if tag == "cpu" and (machine.gpus or machine.gpu_seen):
         cards = ", ".join(gpu.name for gpu in machine.gpus) or "NVIDIA card on the PCI bus"
         yield _found("cpu_wheel", f"torch {installed} (CPU); {cards}")
-    wheel = table.find_wheel(installed, tag)
+    wheel = _wheel(facts)
     if wheel is None:
         return
     for gpu in machine.gpus:
-        if not (wheel.runs_on(gpu.capability, machine.os) or wheel.compiles_for(gpu.capability, machine.os)):
+        if not _serves(wheel, gpu.capability, machine.os):
             yield _found("no_kernels", f"torch {installed} {tag}; {gpu.name}, compute capability {gpu.capability}")
             return
     needed = wheel.driver(machine.os)
     if machine.driver and version(machine.driver) < version(needed):
         yield _found("old_driver", f"torch {installed} {tag}; driver {machine.driver}", needed=needed)
+
+
+def _wheel(facts: Facts) -> table.Wheel | None:
+    """The row of the installed torch."""
+    installed = facts.packages.get("torch")
+    return table.find_wheel(installed, _tag(installed, facts.torch_cuda)) if installed else None
+
+
+def _serves(wheel: table.Wheel, capability: str, os_name: str) -> bool:
+    return wheel.runs_on(capability, os_name) or wheel.compiles_for(capability, os_name)
 
 
 def _tag(installed: str, cuda: str | None) -> str:
@@ -303,6 +414,17 @@ def _numpy(facts: Facts) -> Iterable[Finding]:
         yield _found("numpy2", f"torch {torch}, numpy {numpy}")
 
 
+def _cudnn(facts: Facts) -> Iterable[Finding]:
+    """A cuDNN package other than the one the wheel was built with: the loader takes it, and PyTorch refuses it."""
+    wheel = _wheel(facts)
+    package = f"nvidia-cudnn-{wheel.cuda_tag[:4]}" if wheel else ""
+    installed = facts.packages.get(package)
+    if wheel and wheel.cudnn and installed and version(installed)[:2] < version(wheel.cudnn)[:2]:
+        yield _found(
+            "cudnn_package", f"{package} {installed}, torch {wheel.torch} {wheel.cuda_tag} wants {wheel.cudnn}"
+        )
+
+
 def _disk(facts: Facts) -> Iterable[Finding]:
     if facts.disk_free is not None and facts.disk_free < DISK_NEEDED and "torch" not in facts.packages:
         yield _found("disk", f"{bytes_text(facts.disk_free)} free", needed=bytes_text(DISK_NEEDED))
@@ -313,3 +435,16 @@ def _shared_memory(facts: Facts) -> Iterable[Finding]:
     if facts.machine.os in ("linux", "wsl") and size is not None and size < SHARED_MEMORY_NEEDED:
         code = "shared_memory_container" if facts.container else "shared_memory"
         yield _found(code, f"/dev/shm: {bytes_text(size)}", needed=bytes_text(SHARED_MEMORY_NEEDED))
+
+
+def _power(facts: Facts) -> Iterable[Finding]:
+    for number, gpu in enumerate(facts.machine.gpus):
+        if gpu.power_default and gpu.power_limit < POWER_SHARE * gpu.power_default:
+            now, full = f"{gpu.power_limit:.0f}", f"{gpu.power_default:.0f}"
+            yield _found("power_limit", f"{gpu.name}: {now} W of {full} W", number=number, full=full)
+
+
+def _link(facts: Facts) -> Iterable[Finding]:
+    for gpu in facts.machine.gpus:
+        if 0 < gpu.link_width < gpu.link_width_max:
+            yield _found("pcie_width", f"{gpu.name}: PCIe x{gpu.link_width} of x{gpu.link_width_max}")

@@ -203,7 +203,19 @@ def _nearest(machine: Machine, pin: str) -> str:
             if wheel:
                 ways.append(say("setup.near.several", torch=wheel.torch, tag=_tag(wheel, machine), python=python))
                 break
-    return " ".join(ways) or say("setup.near.nothing")
+    return " ".join([*ways, *_each_alone(machine, pin)]) or say("setup.near.nothing")
+
+
+def _each_alone(machine: Machine, pin: str) -> Sequence[str]:
+    """Where the cards differ and no wheel serves all: that, and what serves each."""
+    kinds = {gpu.capability: gpu for gpu in machine.gpus}
+    if len(kinds) < 2 or _best(replace(machine, driver="", glibc="", python="3.12"), pin):
+        return []
+    alone = []
+    for gpu in kinds.values():
+        if wheel := _best(replace(machine, gpus=(gpu,)), pin):
+            alone.append(say("setup.near.alone", card=gpu.name, torch=wheel.torch, tag=wheel.cuda_tag))
+    return [say("setup.near.nothing"), *([say("setup.near.apart", each="; ".join(alone))] if alone else [])]
 
 
 def _least_driver(machine: Machine, pin: str) -> Wheel:

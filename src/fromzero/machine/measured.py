@@ -46,7 +46,7 @@ class DeviceBench:
 class Bench:
     """A machine, measured: the GPUs that PyTorch reaches, then the CPU. `disk_read` in bytes/s past the page cache,
     `decode_per_core` and `loader` in pictures/s (JPEG, 500 x 375, decoded; and decoded, resized to 224 and read from
-    this disk on all cores). `missing` says why a figure is absent."""
+    this disk on all cores). `notes` says why a figure is absent or doubtful."""
 
     when: str
     cpu: str
@@ -56,7 +56,7 @@ class Bench:
     disk_read: float | None = None
     decode_per_core: float | None = None
     loader: float | None = None
-    missing: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 

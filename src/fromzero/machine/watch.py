@@ -275,7 +275,7 @@ class _Sums:
     """Sums over all samples, so that a recording is exact however few of them are kept."""
 
     def __init__(self) -> None:
-        self.first = self.last = None  # type: Sample | None
+        self.started = self.last = time.monotonic()
         self.count = 0
         self.cpu_joules = self.busy = 0.0
         self.assumed = False
@@ -283,11 +283,10 @@ class _Sums:
         self.cards: dict[int, _CardSums] = {}
 
     def add(self, sample: Sample) -> None:
-        elapsed = max(0.0, sample.time - self.last.time) if self.last else 0.0
-        self.first = self.first or sample
-        self.last = sample
+        now = time.monotonic()
+        elapsed, self.last = now - self.last, now
         self.count += 1
-        self.busy += sample.cpu.utilisation
+        self.busy += sample.cpu.utilisation * elapsed
         self.cpu_joules += (sample.cpu.power or 0.0) * elapsed  # both kinds are means since the last sample
         self.assumed = self.assumed or sample.cpu.power_assumed
         self.memory_peak = max(self.memory_peak, sample.cpu.memory_used)
@@ -296,14 +295,14 @@ class _Sums:
 
     def recording(self, problem: str, kept: tuple[Sample, ...]) -> Recording:
         cards = tuple(sums.use(index) for index, sums in sorted(self.cards.items()))
-        cpu_kwh = self.cpu_joules / JOULES_PER_KWH
+        cpu_kwh, seconds = self.cpu_joules / JOULES_PER_KWH, self.last - self.started
         return Recording(
-            seconds=self.last.time - self.first.time if self.first and self.last else 0.0,
+            seconds=seconds,
             count=self.count,
             kwh=cpu_kwh + sum(each.kwh for each in cards),
             cpu_kwh=cpu_kwh,
             cpu_power_assumed=self.assumed,
-            cpu_utilisation_mean=self.busy / self.count if self.count else 0.0,
+            cpu_utilisation_mean=self.busy / seconds if seconds else 0.0,
             memory_peak=self.memory_peak,
             gpus=cards,
             nvml=problem,
