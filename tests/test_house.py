@@ -23,6 +23,7 @@ ORDER = [
     ["language"],
     ["errors", "records"],
     ["terminal", "files"],
+    ["attempts"],
     ["facts"],
     ["machine"],
     ["planner"],

@@ -336,3 +336,29 @@ def test_missing_weights_leave_no_run_behind(pictures, tmp_path):
         train(pictures, output=tmp_path / "run", pretrained=str(tmp_path / "none.safetensors"), **WORDS)
     assert error.value.code == "weights_missing"
     assert not (tmp_path / "run").exists()
+
+
+def test_language_models_are_planned_not_trained(pictures, tmp_path):
+    with pytest.raises(UsageError) as error:
+        train(pictures, model="hf:gpt2", output=tmp_path / "run")
+    assert error.value.code == "task_not_trained"
+
+
+def test_a_model_of_the_users_own_is_found_from_anywhere(pictures, tmp_path, monkeypatch):
+    from fromzero.predicting import predict
+
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def make(classes, channels):\n"
+        "    return nn.Sequential(nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+        "                         nn.Linear(8, classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    run = train(pictures, model="mine.py:make", output=tmp_path / "run", **{**WORDS, "epochs": 1})
+    monkeypatch.chdir("/")
+    assert len(predict(run.path, [pictures / "class-0" / "0.png"])[0]) == 3
+
+
+def test_the_energy_of_a_run_is_recorded(whole):
+    measured = whole.record()["measured"]
+    assert measured["kwh"] > 0 and measured["seconds"] > 0

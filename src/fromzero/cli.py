@@ -97,6 +97,14 @@ class Parser(argparse.ArgumentParser):
                     flags += [flag for flag in parser._option_string_actions if flag.startswith("--")]
         return flags
 
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        """argparse asks for one at every `add_argument`, and each would look up the terminal's width through shutil."""
+        try:
+            width = os.get_terminal_size(sys.stdout.fileno()).columns
+        except (OSError, ValueError, AttributeError):
+            width = 100
+        return argparse.HelpFormatter(prog=self.prog, width=max(40, width - 2))
+
     def error(self, message: str) -> NoReturn:
         raise UsageError("bad_arguments", command=self.prog, detail=message)
 

@@ -17,7 +17,6 @@ Each has a stable `code`; what happened and what to do about it are the catalogu
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from fromzero.language import say
@@ -90,6 +89,8 @@ class ParityError(FromzeroError):
 
 def nearest(name: str, known: Iterable[str], count: int = 4) -> list[str]:
     """The `count` known names most like `name`, ignoring case; a name that contains it counts as like."""
+    import difflib  # only a wrong name needs it, and every command would pay for it
+
     by_folded = {each.casefold(): each for each in known}
     wanted = name.casefold()
     inside = sorted((each for each in by_folded if wanted and wanted in each), key=len)[:count]

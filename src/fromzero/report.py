@@ -115,7 +115,10 @@ def _predicted_beside_measured(record: dict[str, Any]) -> list[tuple[str, str, s
     ):
         interval = f"{text(told)} ({text(around['low'])} – {text(around['high'])})"
         difference = f"{(told / seen - 1) * 100:+.0f} %" if seen else ""
-        rows.append((say(f"report.{name}"), interval, text(seen), difference))
+        rows.append((say(f"report.{name}"), interval, text(seen) if seen else "–", difference))
+    if measured.get("kwh") is not None:
+        note = say("report.assumed") if measured["power_assumed"] else ""
+        rows.append((say("report.energy"), "", f"{measured['kwh'] * 1000:.2f} Wh {note}".strip(), ""))
     return rows
 
 

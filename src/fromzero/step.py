@@ -75,7 +75,8 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimi
         "adamw": lambda: torch.optim.AdamW(groups, lr, foreach=True),
         "adagrad": lambda: torch.optim.Adagrad(groups, lr, foreach=True),
         "rmsprop": lambda: torch.optim.RMSprop(groups, lr, foreach=True),
-        "adafactor": lambda: torch.optim.Adafactor(groups, lr, foreach=True),
+        # PyTorch's own default, since people take Adafactor to save memory
+        "adafactor": lambda: torch.optim.Adafactor(groups, lr, foreach=False),
     }
     return make[recipe.optimizer]()
 

@@ -34,8 +34,9 @@ from fromzero.evaluation import cross_entropy, scores_of
 from fromzero.files import write_text
 from fromzero.language import say
 from fromzero.machine.process import PeakMemory, process_bytes
+from fromzero.machine.watch import Recording, Sampler, own_memory
 from fromzero.models.adapt import freeze, train_mode
-from fromzero.models.build import build, family_of
+from fromzero.models.build import build, task_of
 from fromzero.models.deploy import Deployed, Normalise
 from fromzero.models.weights import load_pretrained
 from fromzero.planning import plan
@@ -69,7 +70,11 @@ def train(
     console = console or Console()
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     _check_precision(recipe.get("precision", "fp32"), on_cpu)
-    family_of(model)  # a wrong name must not cost a scan
+    if task_of(model) != "image":  # asked before anything else: a wrong name must not cost a scan
+        raise UsageError("task_not_trained", model=model, task=task_of(model))
+    if ".py:" in model:  # a run outlives the folder it was started in
+        file, _, function = model.rpartition(":")
+        model = f"{Path(file).resolve()}:{function}"
     manifest = prepare(data, console)
     pretrained = recipe.get("pretrained")
     how = preprocessing_for(manifest, model, imgsz, pretrained=bool(pretrained), console=console)
@@ -169,7 +174,7 @@ def fit(run: Run, manifest: Manifest, console: Console) -> Run:
     writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=state.step or None)
     classifier = TorchClassifier(workload.model, manifest.classes, how, Deployed(model, how).to(engine.device))
     base = process_bytes()
-    peak = PeakMemory().start()
+    peak, sampler = PeakMemory().start(), Sampler(interval=1.0).start()
     saved_at = time.monotonic()
     try:
         while state.step < total and state.stale < recipe.patience:
@@ -228,8 +233,8 @@ def fit(run: Run, manifest: Manifest, console: Console) -> Run:
         raise
     finally:
         writer.close()
-        highest = peak.stop()
-    _finish(run, state, base, highest, engine.device, planned.time.step, console)
+        highest, recording = peak.stop(), sampler.stop()
+    _finish(run, state, base, highest, recording, engine.device, console)
     return run
 
 
@@ -332,7 +337,7 @@ def _record_epoch(
 
 
 def _finish(
-    run: Run, state: State, base: int, highest: int, device: torch.device, predicted: float, console: Console
+    run: Run, state: State, base: int, highest: int, recording: Recording, device: torch.device, console: Console
 ) -> None:
     """Write what was measured beside what was predicted."""
     step = stats.median(state.steps_seconds) if state.steps_seconds else 0.0
@@ -340,7 +345,9 @@ def _finish(
     if device.type == "cuda":
         measured["allocated_peak"] = torch.cuda.max_memory_allocated(device)
         measured["reserved_peak"] = torch.cuda.max_memory_reserved(device)
-        measured["process_peak"] = max(0, *_card_bytes())
+        held = [own_memory(card) or 0 for sample in recording.samples for card in sample.gpus]
+        measured["process_peak"] = max(held, default=0) or None  # inside a container the driver does not tell
+    measured |= {"kwh": recording.kwh, "power_assumed": recording.cpu_power_assumed, "seconds": recording.seconds}
     run.note(
         status="finished",
         measured=to_json(measured),
@@ -348,18 +355,3 @@ def _finish(
         epochs=len(state.history),
     )
     console.line(say("train.done", path=run.path, epoch=state.best_epoch, accuracy=f"{state.best:.2%}"))
-
-
-def _card_bytes() -> list[int]:
-    """What the driver shows for this process on each card; empty where it does not tell."""
-    import os
-
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        found = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
-        running = [each for card in found for each in pynvml.nvmlDeviceGetComputeRunningProcesses(card)]
-        return [each.usedGpuMemory or 0 for each in running if each.pid == os.getpid()]
-    except pynvml.NVMLError:
-        return [0]

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fromzero.attempts import first_of
 from fromzero.data.manifest import STATE_FOLDER
-from fromzero.errors import SourceError, UnknownName
+from fromzero.errors import UnknownName
 from fromzero.files import disk_error
 from fromzero.language import say
 from fromzero.terminal import Console
@@ -86,18 +87,8 @@ def _fetch(wanted: IdxSet, target: Path, scratch: Path, offline: bool, console: 
             (say("source.debian", package=wanted.debian), lambda: _from_debian(wanted, scratch)),
             (say("source.torchvision", name=wanted.torchvision), lambda: _from_torchvision(wanted, scratch)),
         ]
-    attempts = []
-    for title, fetch in sources:
-        try:
-            found = _read_files(wanted, fetch())
-        except Exception as error:  # a source may fail in any way: say it, try the next
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:300].rstrip(".")
-            attempts.append(f"{title}: {reason}")
-            console.line(say("source.failed", source=title, reason=reason))
-            continue
-        console.line(say("source.used", source=title))
-        return found, title
-    raise SourceError("no_source", attempts, name=wanted.name)
+    readers = [(title, lambda fetch=fetch: _read_files(wanted, fetch())) for title, fetch in sources]
+    return first_of(readers, "no_source", wanted.name, console)
 
 
 def _with_files(folder: Path) -> Path:

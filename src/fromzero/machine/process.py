@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import gc
 import os
-import socket
 import threading
 
 
@@ -35,6 +34,8 @@ def settled_bytes() -> int:
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A TCP port nothing listens on now."""
+    import socket
+
     with socket.socket() as probe:
         probe.bind((host, 0))
         return probe.getsockname()[1]

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from fromzero.errors import DataError, SourceError, UsageError
+from fromzero.attempts import first_of
+from fromzero.errors import DataError, UsageError
 from fromzero.language import say
 from fromzero.terminal import Console
 
@@ -39,18 +40,8 @@ def load_pretrained(model: nn.Module, name: str, where: str, console: Console | 
             raise DataError("weights_unreadable", path=path, reason=reason) from error
         _fill(model, weights)
         return str(path)
-    attempts: list[str] = []
-    for source, find in _sources(name):
-        try:
-            _fill(model, find())
-        except Exception as error:  # a source may fail in any way: say it, try the next
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:300].rstrip(".")
-            attempts.append(f"{source}: {reason}")
-            console.line(say("source.failed", source=source, reason=reason))
-            continue
-        console.line(say("source.used", source=source))
-        return source
-    raise SourceError("no_weights", attempts, name=name)
+    fillers = [(title, lambda find=find: _fill(model, find())) for title, find in _sources(name)]
+    return first_of(fillers, "no_weights", name, console)[1]
 
 
 def _sources(name: str) -> list[tuple[str, Callable[[], dict[str, torch.Tensor]]]]:
