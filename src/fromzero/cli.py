@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from fromzero import language
+from fromzero import __version__, language
 from fromzero.errors import FromzeroError, UnknownName, UsageError
 from fromzero.language import say
 
@@ -30,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(_overview())
             return 0
         if word == "--version":
-            from importlib.metadata import version
-
-            print("fromzero", version("fromzero"))
+            print("fromzero", __version__)
             return 0
         if word not in words():
             raise UnknownName("flag" if word.startswith("-") else "command", word, words())

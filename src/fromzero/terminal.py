@@ -47,14 +47,35 @@ class Terminal(Console):
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """A result as a table on standard output; the width follows the terminal, a pipe gets all columns."""
+    """A result as a table on standard output: drawn to fit a terminal, plain columns for a pipe or a file."""
+    if not sys.stdout.isatty():
+        if title:
+            print(title)
+        print_plain(headings, rows)
+        return
     from rich.console import Console as RichConsole
     from rich.table import Table
 
     table = Table(*headings, title=title or None, title_justify="left", header_style="bold")
     for row in rows:
-        table.add_row(*(str(each) for each in row))
-    RichConsole(width=None if sys.stdout.isatty() else 160).print(table)
+        table.add_row(*map(str, row))
+    RichConsole().print(table)
+
+
+def print_plain(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns two spaces apart, the first to the left, the others to the right."""
+    lines = [list(headings), *([str(each) for each in row] for row in rows)]
+    widths = [max(map(_places, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    for first, *others in lines:
+        cells = [first + " " * (widths[0] - _places(first))]
+        cells += [" " * (width - _places(cell)) + cell for width, cell in zip(widths[1:], others, strict=True)]
+        print("  ".join(cells))
+
+
+def _places(text: str) -> int:
+    """Columns of a terminal: a Chinese character takes two."""
+    return len(text) if text.isascii() else sum(2 if "\u1100" <= each <= "\uffe6" else 1 for each in text)
 
 
 def bytes_text(count: float) -> str:

@@ -12,6 +12,7 @@ from fromzero.errors import UsageError
 from fromzero.facts.cards import GIB, catalogue, find_card
 from fromzero.language import say
 from fromzero.records import Card, to_json
+from fromzero.terminal import print_plain, print_table
 
 SERIES = ("10", "16", "20", "30", "40", "50", "titan", "workstation", "datacenter")
 
@@ -85,23 +86,11 @@ _COMPARED = ("series", "architecture", "memory", "usable", "bandwidth", "l2", "s
 
 def _print_list(cards: Sequence[Card]) -> None:
     headings = [say("cards.name"), *(say(f"cards.{column}") for column in _LISTED)]
-    rows = [headings, *([_short(card), *(_cell(card, column) for column in _LISTED)] for card in cards)]
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    for name, *figures in rows:
-        cells = [name + " " * (widths[0] - _width(name))]
-        cells += [" " * (width - _width(cell)) + cell for width, cell in zip(widths[1:], figures, strict=True)]
-        print("  ".join(cells))
-
-
-def _width(text: str) -> int:
-    """Columns of a terminal: a Chinese character takes two. Written here because rich takes longer than all else."""
-    return len(text) if text.isascii() else sum(2 if "\u1100" <= each <= "\uffe6" else 1 for each in text)
+    # plain even on a terminal: drawing a table takes longer than all else this command does
+    print_plain(headings, [[_short(card), *(_cell(card, column) for column in _LISTED)] for card in cards])
 
 
 def _print_side_by_side(cards: Sequence[Card]) -> None:
-    from fromzero.terminal import print_table
-
     rows = [[say(f"cards.{line}"), *(_cell(card, line) for card in cards)] for line in _COMPARED]
     print_table(["", *map(_short, cards)], [row for row in rows if any(cell != "-" for cell in row[1:])])
 
