@@ -29,6 +29,16 @@ def english(monkeypatch):
         (["plan", "cnn", "--precision", "fp17"], "bad_arguments", "fp16"),
         (["plan", "cnn", "--batch", "many"], "bad_arguments", "many"),
         (["plan", "cnn", "--card", "cpu", "--batch", "0"], "not_positive", ""),
+        (["plan", "cnn", "--imgsz", "0"], "bad_arguments", "from 1 up"),
+        (["plan", "cnn", "--classes", "0"], "bad_arguments", "from 1 up"),
+        (["train", "data", "--lr", "-1"], "bad_arguments", "from 0 up"),
+        (["train", "data", "--lr", "nan"], "bad_arguments", "from 0 up"),
+        (["train", "data", "--label-smoothing", "3"], "bad_arguments", "from 0 to 1"),
+        (["train", "data", "--plan", "no/such/plan.json"], "plan_file_not_read", "No such file"),
+        (["train", "--resume", "no/such/run"], "no_such_run", ""),
+        (["evaluate", "no/such/run"], "no_such_run", ""),
+        (["predict", "no/such/run", "a.png", "--top", "0"], "bad_arguments", "from 1 up"),
+        (["bench", "--folder", "no/such/folder"], "bench_folder", "no/such/folder"),
         (["plan", "no/such/file.py:make", "--card", "cpu"], "model_file_missing", "no/such"),
         (["train"], "data_or_resume", ""),
         (["train", "no/such/folder"], "no_such_folder", "no/such/folder"),
@@ -46,6 +56,20 @@ def test_wrong_use_is_one_line_and_status_2(capsys, arguments, code, near):
     assert len(err.strip().splitlines()) == 1
     assert err.startswith(f"fromzero: {code}")
     assert near in err
+
+
+def test_a_file_of_other_json_is_no_plan(capsys, tmp_path):
+    for text, reason in (("{}", "has no"), ("[]", ""), ("no JSON", "")):
+        (tmp_path / "plan.json").write_text(text)
+        assert main(["train", "data", "--plan", str(tmp_path / "plan.json")]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("fromzero: bad_plan_file")
+        assert reason in err
+
+
+def test_an_error_without_near_matches_has_no_double_blank(capsys):
+    assert main(["cards", "qqqqqq"]) == 2
+    assert "  " not in capsys.readouterr().err
 
 
 def test_not_a_run_is_status_1(capsys, tmp_path):

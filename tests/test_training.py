@@ -234,6 +234,28 @@ def test_bad_pictures_are_passed_over(pictures, tmp_path):
     assert run.record()["status"] == "finished"
 
 
+def test_bad_pictures_are_counted_aloud(tmp_path):
+    from fromzero.preparing import prepare
+    from fromzero.terminal import Console
+
+    said: list[str] = []
+
+    class Listening(Console):
+        def line(self, text: str) -> None:
+            said.append(text)
+
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for n in range(8):
+            pixels = np.random.default_rng(n).integers(0, 255, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{n}.png")
+    prepare(tmp_path, Listening())
+    assert said == []
+    (tmp_path / "a" / "bad.png").write_bytes(b"no picture")
+    prepare(tmp_path, Listening())
+    assert "1 of 17 pictures" in said[0]
+
+
 def test_a_picture_lost_in_mid_run_does_not_end_it(pictures, tmp_path):
     import shutil
 

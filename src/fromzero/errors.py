@@ -31,7 +31,7 @@ class FromzeroError(Exception):
         self.code = code
         self.values = values
         self.cause = say(f"error.{code}", **values)
-        self.fix = say(f"error.{code}.fix", **values)
+        self.fix = say(f"error.{code}.fix", **values).strip()  # a hint that stands first may be empty
         super().__init__(f"{self.cause} {self.fix}".strip())
 
 

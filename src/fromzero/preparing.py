@@ -14,6 +14,7 @@ from fromzero.data.augment import choose
 from fromzero.data.manifest import Manifest, save, scan
 from fromzero.data.split import split
 from fromzero.errors import DataError, UsageError
+from fromzero.language import say
 from fromzero.models.build import family_of
 from fromzero.records import Preprocessing
 from fromzero.terminal import Console
@@ -26,6 +27,8 @@ def prepare(data: Path | str, console: Console | None = None) -> Manifest:
     manifest = scan(data, console)
     if len(manifest.classes) < 2:
         raise DataError("one_class", path=data, name=manifest.classes[0])
+    if console is not None and len(manifest.good()) < len(manifest):
+        console.line(say("data.left_out", count=len(manifest) - len(manifest.good()), images=len(manifest)))
     if (manifest["split"][manifest.good()] == "").any():
         manifest = split(manifest)
         save(manifest)

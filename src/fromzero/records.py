@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal
 
 PRECISIONS = ("fp32", "amp-fp16", "amp-bf16", "fp16", "bf16")
@@ -82,9 +83,15 @@ class Workload:
     purpose: str = "train"
 
 
-def _flag(default: Any, choices: tuple[str, ...] | None = None, unit: type | None = None) -> Any:
-    """A recipe field that is also a flag: its choices, and the type of its value where None means "chosen for you"."""
-    return field(default=default, metadata={"choices": choices, "unit": unit or type(default)})
+def _flag(
+    default: Any,
+    choices: tuple[str, ...] | None = None,
+    unit: type | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Any:
+    """A recipe field that is also a flag: its choices, the type of its value where None means "chosen for you", and
+    the least and the greatest number it may be."""
+    return field(default=default, metadata={"choices": choices, "unit": unit or type(default), "limits": limits})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +112,11 @@ class Recipe:
     keep_outputs: bool = _flag(False)
     epochs: int = _flag(10)
     schedule: str = _flag("cosine", SCHEDULES)
-    warmup: float = _flag(0.1)
-    lr: float | None = _flag(None, unit=float)
-    weight_decay: float = _flag(0.05)
-    clip: float = _flag(1.0)
-    label_smoothing: float = _flag(0.0)
+    warmup: float = _flag(0.1, limits=(0, 1))
+    lr: float | None = _flag(None, unit=float, limits=(0, inf))
+    weight_decay: float = _flag(0.05, limits=(0, inf))
+    clip: float = _flag(1.0, limits=(0, inf))
+    label_smoothing: float = _flag(0.0, limits=(0, 1))
     augmentation: str = _flag("auto", AUGMENTATIONS)
     patience: int = _flag(10)
     seed: int = _flag(0)

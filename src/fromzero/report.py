@@ -54,7 +54,7 @@ def summary(result: Evaluation, run: Path) -> str:
     return say(
         "evaluate.done",
         samples=result.samples,
-        split=result.split,
+        split=say(f"split.{result.split}"),
         accuracy=f"{result.accuracy:.2%}",
         low=f"{low:.2%}",
         high=f"{high:.2%}",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fromzero.errors import RunError
+from fromzero.errors import RunError, UsageError
 from fromzero.files import disk_error, write_json
 from fromzero.records import Plan, Preprocessing, from_json, plan_from_json, to_json
 
@@ -72,6 +72,8 @@ class Run:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
+            if not self.path.exists():
+                raise UsageError("no_such_run", path=self.path) from error
             raise RunError("not_a_run", path=self.path, file=name) from error
         except (ValueError, OSError) as error:
             raise RunError("run_damaged", path=path, reason=error) from error

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import io
 import math
+import shlex
 import statistics as stats
 import time
 from dataclasses import dataclass, field
@@ -229,7 +230,7 @@ def fit(run: Run, manifest: Manifest, console: Console) -> Run:
             saved_at = time.monotonic()
             _record_epoch(run, writer, state, console, recipe, seconds)
     except KeyboardInterrupt:
-        console.line(say("train.interrupted", path=run.path))
+        console.line(say("train.interrupted", path=shlex.quote(str(run.path))))
         raise
     finally:
         writer.close()

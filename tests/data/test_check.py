@@ -141,7 +141,7 @@ def test_command_says_no(tmp_path, capsys):
     assert answer["findings"]["conflicting_labels"] == [{"files": ["a/0.png", "b/猫.png"], "classes": ["a", "b"]}]
     assert main(["data", "check", str(tmp_path)]) == 1
     printed = capsys.readouterr().out
-    assert "conflicting_labels" in printed and "猫.png" in printed
+    assert "the same picture in several classes" in printed and "猫.png" in printed
 
 
 def test_command_called_wrongly(tmp_path, capsys):
@@ -150,3 +150,29 @@ def test_command_called_wrongly(tmp_path, capsys):
     assert printed.out == "" and "nowhere" in printed.err
     assert main(["data", "check", str(tmp_path), "--json"]) == 1
     assert "no_pictures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("language", "words"),
+    [
+        ("en", ("unreadable: b/bad.jpg (not a picture", "in several classes: a/0.png, b/0.png (a / b)", "Not fit")),
+        ("zh", ("无法读取: b/bad.jpg", "出现在多个类别", "暂不宜训练")),
+    ],
+)
+def test_the_command_says_findings_in_words(tmp_path, capsys, language, words):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / name / "0.png")
+    (tmp_path / "b" / "bad.jpg").write_bytes(b"no picture")
+    assert main(["--lang", language, "data", "check", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert all(each in out for each in words), out
+    assert "conflicting_labels" not in out
+    assert "near_duplicates" not in out
+
+
+def test_one_class_says_why_it_is_refused(tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "a" / "0.png")
+    assert main(["--lang", "en", "data", "check", str(tmp_path)]) == 1
+    assert "fewer than two classes" in capsys.readouterr().out

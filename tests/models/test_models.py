@@ -95,6 +95,14 @@ def test_a_file_called_wrongly(own_file):
         assert caught.value.code == code
 
 
+def test_the_line_is_found_by_a_relative_path_too(tmp_path, monkeypatch):
+    (tmp_path / "m.py").write_text("def f(classes):\n    raise ValueError('no')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        build("m.py:f", 6, 1, 12)
+    assert caught.value.values["line"] == 2
+
+
 @pytest.mark.parametrize(
     "content, line",
     [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
 from fromzero.language import say
@@ -28,12 +30,27 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
             group.add_argument(flag, nargs="?", const="auto", metavar="FILE", **settings)
         else:
             settings |= {"choices": each.metadata["choices"]} if each.metadata["choices"] else {"metavar": "N"}
-            group.add_argument(flag, type=unit, **settings)
+            limits = each.metadata["limits"]
+            group.add_argument(flag, type=within(unit, *limits) if limits else unit, **settings)
 
 
 def batch(text: str) -> int | str:
     """A number, or "auto"; argparse turns the ValueError of anything else into a wrong call."""
     return text if text == "auto" else int(text)
+
+
+def within(unit: Callable[[str], Any], low: float, high: float = math.inf) -> Callable[[str], Any]:
+    """A reader of numbers from `low` to `high`, both included; what it refuses never reaches PyTorch's own errors."""
+
+    def read(text: str) -> Any:
+        value = unit(text)
+        if not low <= value <= high or value == math.inf:
+            key = "cli.at_least" if high == math.inf else "cli.between"
+            raise argparse.ArgumentTypeError(say(key, value=text, low=low, high=high))
+        return value
+
+    read.__name__ = getattr(unit, "__name__", "number")  # argparse names it when the text is no number at all
+    return read
 
 
 def given(options: argparse.Namespace, *more: str) -> dict[str, Any]:

@@ -30,6 +30,8 @@ def run(options: argparse.Namespace) -> int:
     from fromzero.machine.measured import store_bench
     from fromzero.records import to_json
 
+    if options.folder and not Path(options.folder).is_dir():  # a typo must not become a new folder
+        raise UsageError("bench_folder", path=options.folder)
     found = bench(options.seconds, Path(options.folder) if options.folder else None, Terminal())
     saved = None
     if not options.no_save:

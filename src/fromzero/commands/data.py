@@ -53,18 +53,27 @@ def _check(options: argparse.Namespace) -> int:
         print(say("data.table.title", images=report.images, classes=len(report.classes)))
         for kind, entries in report.findings.items():
             for entry in entries[:SHOWN]:
-                print(f"{kind}: {', '.join(_texts(entry))}")
+                print(f"- {_text(kind, entry)}")
             if len(entries) > SHOWN:
-                print(f"{kind}: {say('data.more', count=len(entries) - SHOWN)}")
-        print(say("data.unchecked", kinds=", ".join(report.unchecked)))
+                print(f"- {say(f'finding.{kind}')}: {say('data.more', count=len(entries) - SHOWN)}")
+        print(say("data.unchecked", kinds=" / ".join(say(f"finding.{kind}") for kind in report.unchecked)))
+        print(say(report.verdict))
     return 1 if report.blocked else 0
 
 
-def _texts(entry: dict[str, Any]) -> list[str]:
-    """One finding in words: files first, an error code as its sentence."""
-    texts = [str(each) for value in entry.values() for each in (value if isinstance(value, list) else [value])]
-    key = f"reason.{entry.get('code')}"
-    return [say(key) if each == entry.get("code") else each for each in texts]
+def _text(kind: str, entry: dict[str, Any]) -> str:
+    """One finding as a sentence: what it is, the files, and the reason or the classes concerned."""
+    name = say(f"finding.{kind}")
+    if kind == "imbalance":
+        return f"{name}: {say('data.imbalance', **entry)}"
+    text = f"{name}: {', '.join(entry.get('files', [entry.get('file')]))}"
+    if "code" in entry:
+        key = f"reason.{entry['code']}"
+        return f"{text} ({say(key)})"
+    if kind == "outliers":
+        return f"{text} ({say('reason.flat')})"
+    groups = entry.get("classes") or [say(f"split.{each}") for each in entry.get("splits", ())]
+    return f"{text} ({' / '.join(groups)})" if groups else text
 
 
 def _split(options: argparse.Namespace) -> int:

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help=say("flag.model"))
+    parser.add_argument("model", help=say("flag.plan.model"))
     parser.add_argument("--card", help=say("flag.card"))
-    parser.add_argument("--imgsz", type=int, help=say("flag.imgsz"))
-    parser.add_argument("--seq", type=int, help=say("flag.seq"))
-    parser.add_argument("--channels", type=int, help=say("flag.channels"))
-    parser.add_argument("--classes", type=int, help=say("flag.classes"))
-    parser.add_argument("--samples", type=int, help=say("flag.samples"))
+    parser.add_argument("--imgsz", type=_words.within(int, 1), help=say("flag.imgsz"))
+    parser.add_argument("--seq", type=_words.within(int, 1), help=say("flag.seq"))
+    parser.add_argument("--channels", type=_words.within(int, 1), help=say("flag.channels"))
+    parser.add_argument("--classes", type=_words.within(int, 1), help=say("flag.classes"))
+    parser.add_argument("--samples", type=_words.within(int, 1), help=say("flag.samples"))
     parser.add_argument("--purpose", choices=("train", "infer"), help=say("flag.purpose"))
-    parser.add_argument("--steps", type=int, help=say("flag.steps"))
+    parser.add_argument("--steps", type=_words.within(int, 1), help=say("flag.steps"))
     parser.add_argument("--torch", help=say("flag.torch"))
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=say("flag.plan_output"))
     parser.add_argument("--json", action="store_true", help=say("flag.json"))

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from fromzero.commands import _words
 from fromzero.errors import UnreadableImage
 from fromzero.language import say
 from fromzero.terminal import Terminal
@@ -14,7 +15,7 @@ from fromzero.terminal import Terminal
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="RUN|ARTIFACT", help=say("flag.run_or_artifact"))
     parser.add_argument("images", type=Path, nargs="+", help=say("flag.images"))
-    parser.add_argument("--top", type=int, default=5, help=say("flag.top"))
+    parser.add_argument("--top", type=_words.within(int, 1), default=5, help=say("flag.top"))
     parser.add_argument("--json", action="store_true", help=say("flag.json"))
 
 

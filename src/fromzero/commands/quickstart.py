@@ -15,7 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help=say("flag.quickstart.data"))
     parser.add_argument("--output", type=Path, help=say("flag.run_output"))
     parser.add_argument("--model", help=say("flag.model"))
-    parser.add_argument("--imgsz", type=int, help=say("flag.imgsz"))
+    parser.add_argument("--imgsz", type=_words.within(int, 1), help=say("flag.imgsz"))
     parser.add_argument("--uploads", type=int, help=say("flag.quickstart.uploads"))
     parser.add_argument("--json", action="store_true", help=say("flag.json"))
     _words.add_recipe(parser)

@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", type=Path, metavar="FILE", help=say("flag.plan"))
     parser.add_argument("--model", help=say("flag.model"))
     parser.add_argument("--output", type=Path, help=say("flag.run_output"))
-    parser.add_argument("--imgsz", type=int, help=say("flag.imgsz"))
+    parser.add_argument("--imgsz", type=_words.within(int, 1), help=say("flag.imgsz"))
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help=say("flag.device"))
     parser.add_argument("--json", action="store_true", help=say("flag.json"))
     _words.add_recipe(parser)
@@ -50,6 +50,9 @@ def _from_plan(path: Path | None) -> dict[str, object]:
 
     try:
         plan = plan_from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError("bad_plan_file", path=path, reason=error) from error
+    except OSError as error:
+        raise UsageError("plan_file_not_read", path=path, reason=error.strerror or error) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = say("plan.missing_field", name=error.args[0]) if isinstance(error, KeyError) else error
+        raise UsageError("bad_plan_file", path=path, reason=reason) from error
     return {"model": plan.workload.model, "imgsz": plan.workload.input_shape[-1], **to_json(plan.recipe)}

@@ -29,7 +29,14 @@ class DataReport:
     @property
     def blocked(self) -> bool:
         """Whether the data should not be trained on as it is."""
-        return sum(count > 0 for count in self.classes.values()) < 2 or any(self.findings[name] for name in BLOCKERS)
+        return self.verdict != "data.verdict.fit"
+
+    @property
+    def verdict(self) -> str:
+        """The catalogue's row that says whether to train on this data."""
+        if sum(count > 0 for count in self.classes.values()) < 2:
+            return "data.verdict.one_class"
+        return "data.verdict.mend" if any(self.findings[name] for name in BLOCKERS) else "data.verdict.fit"
 
 
 def check(manifest: Manifest) -> DataReport:

@@ -60,6 +60,7 @@ def normalisation(name: str) -> dict[str, Any] | None:
 
 def _failed(path: Path, name: str, error: Exception) -> UsageError:
     """The user's own error, with the last line of the user's file that led to it."""
-    lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if Path(each.filename) == path]
+    frames = traceback.extract_tb(error.__traceback__)  # Python writes the file's whole path into them
+    lines = [each.lineno for each in frames if Path(each.filename).resolve() == path.resolve()]
     line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
     return UsageError("model_file_failed", name=name, line=line, reason=f"{type(error).__name__}: {error}")
