@@ -155,3 +155,17 @@ def test_a_model_of_the_users_own(tmp_path):
 def test_a_model_that_reads_numbers_while_it_is_built():
     made = plan("regnety_002", card=CARD, batch=2, imgsz=64)
     assert made.memory.parts["weights"] > 3_000_000 * 4
+
+
+@pytest.mark.parametrize(
+    "words", [{"lr": -1.0}, {"label_smoothing": 3.0}, {"imgsz": 0}, {"classes": 0}, {"warmup": 2.0}]
+)
+def test_words_out_of_their_limits_are_refused(words):
+    with pytest.raises(UsageError):
+        small(**words)
+
+
+def test_a_size_the_model_cannot_take_is_one_line():
+    with pytest.raises(UsageError) as error:
+        plan("torchvision:inception_v3", card=CARD, batch=2, imgsz=32)
+    assert error.value.code == "step_failed"

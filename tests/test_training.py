@@ -384,3 +384,14 @@ def test_a_model_of_the_users_own_is_found_from_anywhere(pictures, tmp_path, mon
 def test_the_energy_of_a_run_is_recorded(whole):
     measured = whole.record()["measured"]
     assert measured["kwh"] > 0 and measured["seconds"] > 0
+
+
+def test_two_processes_cannot_write_one_run(pictures, tmp_path):
+    run = tmp_path / "run"
+    child(_AT_STEP.format(number=5), "train", str(pictures), "--output", str(run), "--epochs=3", "--batch=8")
+    from filelock import FileLock
+
+    with FileLock(run / ".lock"), pytest.raises(RunError) as error:
+        resume(run)
+    assert error.value.code == "run_in_use"
+    assert resume(run).record()["status"] == "finished"

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UnknownName("flag" if word.startswith("-") else "command", word, words())
         return _run(word, arguments[1:])
     except FromzeroError as error:
-        print(f"fromzero: {error.code}: {error.cause} {error.fix}".rstrip(), file=sys.stderr)
+        print(f"fromzero: {error.code}: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         print(say("cli.interrupted"), file=sys.stderr)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fromzero.language import say
+from fromzero.language import current, say
 
 
 class FromzeroError(Exception):
@@ -32,7 +32,8 @@ class FromzeroError(Exception):
         self.values = values
         self.cause = say(f"error.{code}", **values)
         self.fix = say(f"error.{code}.fix", **values).strip()  # a hint that stands first may be empty
-        super().__init__(f"{self.cause} {self.fix}".strip())
+        space = "" if current() == "zh" else " "  # Chinese sentences stand side by side
+        super().__init__(f"{self.cause}{space}{self.fix}".strip())
 
 
 class UsageError(FromzeroError, ValueError):

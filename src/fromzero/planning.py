@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import math
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from fromzero.errors import UnknownName, UsageError
+from fromzero.errors import FromzeroError, UnknownName, UsageError
 from fromzero.facts.cards import find_card
 from fromzero.language import say
 from fromzero.machine.process import settled_bytes
@@ -53,6 +54,9 @@ def plan(
     `imgsz` and `channels` shape pictures, `seq` is the length of a text in tokens. `batch` is a number, "auto" for the
     largest that fits, or None for the usual one made smaller until it fits. The other words are the fields of
     `Recipe`. Raises UnknownName with near matches for a model, card or word that does not exist."""
+    for name, value in (("imgsz", imgsz), ("seq", seq), ("channels", channels), ("classes", classes), ("steps", steps)):
+        if not isinstance(value, int) or value < 1:
+            raise UsageError("not_positive", name=name, value=value)
     if purpose not in ("train", "infer"):
         raise UnknownName("purpose", purpose, ("train", "infer"))
     task = task_of(model)
@@ -71,7 +75,7 @@ def plan(
     if samples and chosen * made.accumulate > samples:
         raise UsageError("batch_too_large", batch=chosen, accumulate=made.accumulate, samples=samples)
     judged = judge.at(chosen)
-    made = dataclasses.replace(made, batch=chosen, lr=made.lr or _lr(made, chosen))
+    made = dataclasses.replace(made, batch=chosen, lr=_lr(made, chosen) if made.lr is None else made.lr)
     length = Length(samples=samples, epochs=made.epochs if purpose == "train" else 1, batch=chosen * made.accumulate)
     time = timing(judged.trace, device, length)
     return Plan(
@@ -168,11 +172,10 @@ def _recipe(words: Mapping[str, Any]) -> Recipe:
         choices = fields[name].metadata["choices"]
         if choices and value not in choices:
             raise UnknownName("choice", str(value), choices)
-    recipe = Recipe(**words)
-    for name in ("accumulate", "epochs"):
-        if getattr(recipe, name) < 1:
-            raise UsageError("not_positive", name=name, value=getattr(recipe, name))
-    return recipe
+        limits = fields[name].metadata["limits"]
+        if limits and value is not None and not limits[0] <= value <= (*limits, math.inf)[1]:
+            raise UsageError("out_of_limits", name=name, value=value, low=limits[0], high=(*limits, "…")[1])
+    return Recipe(**words)
 
 
 def _batch(batch: int | str | None, judge: _Judge, limit: int) -> tuple[int, int | None]:
@@ -230,14 +233,21 @@ class _Judge:
 
 @functools.lru_cache(maxsize=64)
 def _traced(workload: Workload, recipe: Recipe, capability: tuple[int, int] | None, steps: int, batch: int) -> Trace:
-    return trace(
-        step_of(workload, recipe, batch),
-        batch=batch,
-        precision=recipe.precision,
-        steps=steps,
-        capability=capability,
-        attention=recipe.attention,
-    )
+    try:
+        return trace(
+            step_of(workload, recipe, batch),
+            batch=batch,
+            precision=recipe.precision,
+            steps=steps,
+            capability=capability,
+            attention=recipe.attention,
+        )
+    except FromzeroError:
+        raise
+    except Exception as error:  # a size the model cannot take fails in the model's own way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        shape = "x".join(map(str, workload.input_shape))
+        raise UsageError("step_failed", model=workload.model, shape=shape, reason=reason) from error
 
 
 def _generation(card: Card) -> tuple[int, int] | None:

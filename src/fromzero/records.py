@@ -101,7 +101,7 @@ class Recipe:
     scratch), "auto" (look in the known places) or a file of weights."""
 
     batch: int | None = _flag(None, unit=int)
-    accumulate: int = _flag(1)
+    accumulate: int = _flag(1, limits=(1, inf))
     precision: str = _flag("fp32", PRECISIONS)
     optimizer: str = _flag("adamw", OPTIMIZERS)
     memory_format: str = _flag("contiguous", MEMORY_FORMATS)
@@ -110,7 +110,7 @@ class Recipe:
     attention: str = _flag("auto", ATTENTIONS)
     zero_grad: str = _flag("after-step", ZERO_GRADS)
     keep_outputs: bool = _flag(False)
-    epochs: int = _flag(10)
+    epochs: int = _flag(10, limits=(1, inf))
     schedule: str = _flag("cosine", SCHEDULES)
     warmup: float = _flag(0.1, limits=(0, 1))
     lr: float | None = _flag(None, unit=float, limits=(0, inf))
@@ -118,7 +118,7 @@ class Recipe:
     clip: float = _flag(1.0, limits=(0, inf))
     label_smoothing: float = _flag(0.0, limits=(0, 1))
     augmentation: str = _flag("auto", AUGMENTATIONS)
-    patience: int = _flag(10)
+    patience: int = _flag(10, limits=(1, inf))
     seed: int = _flag(0)
 
 

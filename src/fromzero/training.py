@@ -24,6 +24,7 @@ from typing import Any
 
 import accelerate
 import torch
+from filelock import FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter
 
 from fromzero import checkpoint, runs
@@ -40,7 +41,7 @@ from fromzero.models.adapt import freeze, train_mode
 from fromzero.models.build import build, task_of
 from fromzero.models.deploy import Deployed, Normalise
 from fromzero.models.weights import load_pretrained
-from fromzero.planning import plan
+from fromzero.planning import plan, summary
 from fromzero.preparing import digest, prepare, preprocessing_for, shorter_side
 from fromzero.records import PRECISIONS, Preprocessing, Recipe, to_json
 from fromzero.runs import Run
@@ -144,8 +145,18 @@ class State:
 
 
 def fit(run: Run, manifest: Manifest, console: Console) -> Run:
-    """Follow a run's plan to its end, from its last checkpoint or from the start."""
+    """Follow a run's plan to its end, from its last checkpoint or from the start. Raises RunError if another process
+    is at it: two of them would write one checkpoint."""
+    try:
+        with FileLock(run.path / ".lock", timeout=0):  # the system lets go of it when a process is killed
+            return _fit(run, manifest, console)
+    except Timeout as error:
+        raise RunError("run_in_use", path=run.path) from error
+
+
+def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
     planned, record, how = run.plan(), run.record(), run.preprocessing()
+    console.line(summary(planned))
     recipe, workload = planned.recipe, planned.workload
     assert recipe.batch is not None
     engine = _engine(recipe, record["device"])
@@ -218,6 +229,8 @@ def fit(run: Run, manifest: Manifest, console: Console) -> Run:
                 "val_accuracy": float((scores.argmax(axis=1) == truth).mean()),
                 "lr": learning_rate(recipe, state.step - 1, total),
             }
+            if not math.isfinite(row["train_loss"] + row["val_loss"]):
+                raise RunError("loss_not_finite", step=state.step, path=run.path)
             seconds = time.monotonic() - epoch_start
             state.history.append({**row, "seconds": round(seconds, 3)})
             state.loss_sum = 0.0

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
 def show(plans: list[Plan]) -> None:
     """Plans as a table, a row each."""
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for each in plans:
         memory, time = each.memory, each.time
         rows.append(
@@ -67,5 +67,8 @@ def show(plans: list[Plan]) -> None:
                 say(f"verdict.{each.verdict}"),
             )
         )
-    names = ("card", "batch", "peak", "usable", "step", "max_batch", "verdict")
+    names = ["card", "batch", "peak", "usable", "step", "max_batch", "verdict"]
+    if all(each.max_batch is None for each in plans):  # nobody asked
+        names.remove("max_batch")
+        rows = [(*row[:5], row[6]) for row in rows]
     print_table([say(f"plan.{name}") for name in names], rows)

@@ -205,6 +205,9 @@ def _known(root: Path) -> tuple[dict[str, Facts], tuple[float, float, float], in
     pyarrow, parquet = _parquet()
     try:
         table = parquet.read_table(path, page_checksum_verification=True)
+        kinds = {str: pyarrow.string(), int: pyarrow.int64(), bool: pyarrow.bool_(), float: pyarrow.float64()}
+        if any(table.schema.field(name).type != kinds[type(value)] for name, value in Facts()._asdict().items()):
+            return {}, SHARES, 0  # flipped bits can turn texts into bytes and still pass every checksum
         columns = [table.column(name).to_pylist() for name in Facts._fields]
         rows = dict(zip(table.column("path").to_pylist(), map(Facts, *columns), strict=True))
         train, val, test = json.loads(table.schema.metadata[b"shares"])
