@@ -21,6 +21,12 @@ LAST_FOR_MAC_INTEL = "2.2"
 TORCHAUDIO_ENDS = "2.11"
 
 
+class NoWheel(UsageError):
+    """No wheel runs on the machine: the question was right, the answer is no."""
+
+    status = 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """What to install. `index_url` is "" where the default index is right; `commands` are alternatives (pip, uv); in
@@ -40,7 +46,7 @@ class Choice:
 def choose_wheel(machine: Machine, torch: str = "") -> Choice:
     """The newest release with kernels for every card of `machine` that its driver, system, Python and glibc can run;
     the CPU's wheel if it has no card. `torch` asks for one release ("2.9", "2.9.1"). An empty driver or glibc is taken
-    to be new enough, with a warning. Raises UsageError with the reason and the nearest possible choice."""
+    to be new enough, with a warning. Raises NoWheel with the reason and the nearest possible choice."""
     pin = torch.strip()
     if pin and not any(each.torch == table.minor(_checked(pin, "torch")) for each in table.wheels()):
         raise UsageError("no_such_torch", torch=pin, newest=_newest_verified())
@@ -48,7 +54,7 @@ def choose_wheel(machine: Machine, torch: str = "") -> Choice:
     _check_machine(machine)
     found = _best(machine, pin)
     if found is None:
-        raise UsageError("no_wheel", reason=_reason(machine, pin), nearest=_nearest(machine, pin))
+        raise NoWheel("no_wheel", reason=_reason(machine, pin), nearest=_nearest(machine, pin))
     return _choice(machine, found, pin)
 
 
@@ -105,17 +111,17 @@ def _checked(text: str, what: str) -> str:
 def _check_machine(machine: Machine) -> None:
     """What no wheel of the table can mend."""
     if machine.glibc == "musl":
-        raise UsageError("no_wheel", reason=say("setup.no.musl"), nearest=say("setup.near.musl"))
+        raise NoWheel("no_wheel", reason=say("setup.no.musl"), nearest=say("setup.near.musl"))
     if machine.gpus and machine.os == "macos":
-        raise UsageError("no_wheel", reason=say("setup.no.cuda_on_mac"), nearest=say("setup.near.other_system"))
+        raise NoWheel("no_wheel", reason=say("setup.no.cuda_on_mac"), nearest=say("setup.near.other_system"))
     if machine.gpus and machine.processor != "x86_64":
         reason = say("setup.no.processor", processor=machine.processor)
-        raise UsageError("no_wheel", reason=reason, nearest=say("setup.near.processor"))
+        raise NoWheel("no_wheel", reason=reason, nearest=say("setup.near.processor"))
     for gpu in machine.gpus:
         branch = table.last_branch(gpu.capability)
         if branch and machine.driver and version(machine.driver)[0] > branch:
             values = {"card": gpu.name, "branch": branch, "driver": machine.driver}
-            raise UsageError(
+            raise NoWheel(
                 "no_wheel", reason=say("setup.no.branch", **values), nearest=say("setup.near.branch", **values)
             )
 
