@@ -205,8 +205,10 @@ class Prediction:
 
 def to_json(record: Any) -> Any:
     """A record (or a list or dict of them) as plain JSON values, fields in their declared order."""
+    if record is None or isinstance(record, (str, int, float)):  # most values, so asked first
+        return record
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        return {each.name: to_json(getattr(record, each.name)) for each in dataclasses.fields(record)}
+        return {name: to_json(value) for name, value in vars(record).items()}
     if isinstance(record, Mapping):
         return {str(key): to_json(value) for key, value in record.items()}
     if isinstance(record, (list, tuple)):
