@@ -19,7 +19,6 @@ ATTENTIONS = ("auto", "math", "efficient", "flash")
 ZERO_GRADS = ("start", "before-backward", "after-step")
 AUGMENTATIONS = ("auto", "none", "shift-flip", "crop-flip")
 MEMORY_FORMATS = ("contiguous", "channels-last")
-VERDICTS = ("fits", "tight", "does_not_fit")
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
 

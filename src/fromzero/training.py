@@ -170,6 +170,7 @@ def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
     optimizer = engine.prepare_optimizer(make_optimizer(model, recipe))
     normalise = Normalise(how).to(engine.device)
     loss_of = image.loss_for(recipe)
+    keep: list[Any] | None = [] if recipe.keep_outputs else None
 
     kept = load.keep_decoded(manifest, how, console) if recipe.augmentation in load.ON_ARRAYS else None
     pictures = load.Pictures(manifest, how, recipe.augmentation, recipe.seed, kept)
@@ -209,7 +210,7 @@ def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
                     for group in optimizer.param_groups:
                         group["lr"] = lr
                     torch.manual_seed(_mixed(recipe.seed, state.step))  # dropout: a function of the step
-                    loss = training_step(engine, model, loss_of, optimizer, inputs, recipe)
+                    loss = training_step(engine, model, loss_of, optimizer, inputs, recipe, keep)
                     loss_sum += loss.double()
                     state.step += 1
                     if state.step % LOOK_STEPS == 0 or state.step == 1:

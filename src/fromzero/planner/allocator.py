@@ -23,12 +23,11 @@ OWN_SEGMENT_ROUNDING = 2 * MIB
 
 @dataclass(frozen=True)
 class Usage:
-    """`allocated` and `reserved` are peaks in bytes; `allocated_at_reserved_peak` is what was in use when the reserve
-    was largest. `fits` is False when a request failed even after unused segments were given back."""
+    """`allocated` and `reserved` are peaks in bytes. `fits` is False when a request failed even after unused segments
+    were given back."""
 
     allocated: int
     reserved: int
-    allocated_at_reserved_peak: int
     fits: bool
 
 
@@ -60,11 +59,11 @@ class _Allocator:
         self._free: dict[bool, list[tuple[int, int, _Block]]] = {True: [], False: []}  # small? -> sorted free blocks
         self._held: dict[int, _Block] = {}
         self._reserved = self._allocated = 0
-        self._peak_reserved = self._peak_allocated = self._allocated_then = 0
+        self._peak_reserved = self._peak_allocated = 0
         self._next_position = 0
 
     def usage(self, fits: bool) -> Usage:
-        return Usage(self._peak_allocated, self._peak_reserved, self._allocated_then, fits)
+        return Usage(self._peak_allocated, self._peak_reserved, fits)
 
     def take(self, block: int, size: int) -> bool:
         size = max(ROUNDING, -(-size // ROUNDING) * ROUNDING)
@@ -78,8 +77,7 @@ class _Allocator:
         self._held[block] = found
         self._allocated += found.size
         self._peak_allocated = max(self._peak_allocated, self._allocated)
-        if self._reserved > self._peak_reserved:
-            self._peak_reserved, self._allocated_then = self._reserved, self._allocated
+        self._peak_reserved = max(self._peak_reserved, self._reserved)
         return True
 
     def give_back(self, block: int) -> None:
