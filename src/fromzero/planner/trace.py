@@ -7,7 +7,6 @@ given back when the last reference dies, as the interpreter and autograd would d
 from __future__ import annotations
 
 import contextlib
-import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fromzero.planner.emulate import cuda_choices
 from fromzero.planner.operators import Cost, cost
+from fromzero.planner.workspaces import CUDA_WORKSPACES
 
 
 @dataclass(frozen=True)
@@ -211,23 +211,6 @@ class _Tracer(TorchDispatchMode):
         self.parts[block] = "activations"
         self.events.append(Event(+1, block, size))
         return block
-
-
-# Memory that a library's kernel takes while it runs, which no tensor shows.
-
-
-def _convolution_workspace(args: Any) -> int:
-    """cuDNN's weight gradient of a dense convolution wider than 1x1: twice the bytes of its input and output. Fitted on
-    published peaks in fp32 on an A100; the algorithm, and so the true figure, varies by shape. The first layer, with
-    the picture's few channels, takes another algorithm, which needs none (seen on RTX 3060 and 4060)."""
-    grad, x, weight, groups = args[0], args[1], args[2], args[9]
-    stem = weight.shape[1] <= 4
-    if groups != 1 or stem or math.prod(weight.shape[2:]) == 1 or not args[10][1]:
-        return 0
-    return 2 * (x.numel() * x.element_size() + grad.numel() * grad.element_size())
-
-
-CUDA_WORKSPACES: dict[str, Callable[[Any], int]] = {"convolution_backward": _convolution_workspace}
 
 
 # Operators that have no kernel on `meta`, or whose CUDA kernel returns other tensors than the `meta` one.
