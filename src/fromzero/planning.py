@@ -121,6 +121,7 @@ def step_of(workload: Workload, recipe: Recipe, batch: int) -> Callable[[MetaEng
         from fromzero.models.adapt import freeze, train_mode
 
         model = _meta_model(workload)
+        engine.watch(model)
         freeze(model, recipe.freeze)
         _set_precision(model, recipe)
         if workload.purpose == "infer":

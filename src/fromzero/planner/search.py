@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from fromzero.planner.trace import Event, Trace
 from fromzero.records import Verdict
@@ -36,10 +37,15 @@ def between(one: Trace, other: Trace, batch: int) -> Trace | None:
         return a + (b - a) * share
 
     events = tuple(
-        Event(a.sign, a.block, round(at(a.size, b.size))) for a, b in zip(one.events, other.events, strict=True)
+        Event(a.sign, a.block, round(at(a.size, b.size)), a.moment) for a, b in zip(one.events, other.events, strict=True)
     )
     costs = tuple(
-        type(a)(a.operator, a.kind, a.dtype, at(a.flops, b.flops), at(a.bytes, b.bytes), a.phase)
+        replace(
+            a,
+            flops=at(a.flops, b.flops),
+            bytes=at(a.bytes, b.bytes),
+            dims=tuple(at(here, there) for here, there in zip(a.dims, b.dims, strict=True)),
+        )
         for a, b in zip(one.costs, other.costs, strict=True)
     )
-    return Trace(events, one.parts, costs, batch)
+    return Trace(events, one.parts, costs, batch, one.moments, one.steps)

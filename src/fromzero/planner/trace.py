@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,28 +18,37 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fromzero.planner.emulate import cuda_choices
-from fromzero.planner.operators import Cost, cost
+from fromzero.planner.operators import Cost, channels_last, costs
 from fromzero.planner.workspaces import CUDA_WORKSPACES
 
 
-@dataclass(frozen=True)
-class Event:
-    """A block of `size` bytes is taken (sign +1) or given back (sign -1)."""
+class Event(NamedTuple):
+    """A block of `size` bytes is taken (sign +1) or given back (sign -1) during operator number `moment`."""
 
     sign: int
     block: int
     size: int
+    moment: int = 0
+
+
+class Moment(NamedTuple):
+    """Where the step is: its phase, the module's path ("layer3.2.conv1", "" outside any) and the operator."""
+
+    phase: str
+    module: str
+    operator: str
 
 
 @dataclass(frozen=True)
 class Trace:
-    """`events` of all steps in order; `parts[block]` says what a block is for; `costs` are those of the last step,
-    when the optimizer's state exists."""
+    """`events` of all steps in order; `parts[block]` says what a block is for; `costs` are those of the last step, when the optimizer's state exists."""
 
     events: tuple[Event, ...]
     parts: dict[int, str]
     costs: tuple[Cost, ...]
     batch: int
+    moments: tuple[Moment, ...] = ()
+    steps: tuple[int, ...] = ()  # the moment at which each step begins
 
     def live_peak(self) -> int:
         """The most bytes alive at once."""
@@ -66,19 +75,23 @@ def trace(
 ) -> Trace:
     """Run `steps` of the step that `build` makes, as a card of compute `capability` would (None: as a CPU would)."""
     tracer = _Tracer(CUDA_WORKSPACES if capability else {})
+    begins = []
     with contextlib.ExitStack() as stack:
         autocast = stack.enter_context(cuda_choices(capability, attention)) if capability else _cpu_autocast
         engine = MetaEngine(precision, autocast, tracer)
         run, owned = build(engine)
         engine.owned = owned
-        with tracer:
+        with tracer, tracer.following_modules():
             tracer.own(owned())
             for _ in range(steps):
+                begins.append(len(tracer.moments))
                 tracer.costs.clear()
                 tracer.phase = "forward"
                 run()
                 tracer.own(owned())
-    return Trace(tuple(tracer.events), tracer.parts, tuple(tracer.costs), batch)
+    return Trace(
+        tuple(tracer.events), tracer.parts, tuple(tracer.costs), batch, tuple(tracer.moments), tuple(begins)
+    )
 
 
 class MetaEngine:
@@ -90,6 +103,10 @@ class MetaEngine:
         self._scaler = torch.amp.GradScaler("meta") if lower is torch.float16 else None
         self._unscaled = False
         self.owned: Owned = lambda: ()
+
+    def watch(self, model: torch.nn.Module) -> None:
+        """Attribute what happens to the modules of `model` by their paths."""
+        self._tracer.paths = {id(module): path for path, module in model.named_modules()}
 
     def autocast(self) -> Any:
         return self._autocast(self._lower) if self._lower else contextlib.nullcontext()
@@ -155,9 +172,39 @@ class _Tracer(TorchDispatchMode):
         self.events: list[Event] = []
         self.costs: list[Cost] = []
         self.parts: dict[int, str] = {}
+        self.moments: list[Moment] = []
+        self.paths: dict[int, str] = {}
         self.phase = ""
+        self._inside: list[str] = []  # the modules whose forward is running, innermost last
+        self._made_in: dict[int, str] = {}  # sequence number of an autograd node -> the module that made it
         self._blocks: dict[int, tuple[Any, int]] = {}  # address of a storage object -> (weak reference, block)
         self._count = 0
+
+    @contextlib.contextmanager
+    def following_modules(self) -> Iterator[None]:
+        def enter(module: Any, _: Any) -> None:
+            self._inside.append(self.paths.get(id(module), ""))
+
+        def leave(module: Any, *_: Any) -> None:
+            self._inside.pop()
+
+        entered = torch.nn.modules.module.register_module_forward_pre_hook(enter)
+        left = torch.nn.modules.module.register_module_forward_hook(leave, always_call=True)
+        try:
+            yield
+        finally:
+            entered.remove()
+            left.remove()
+
+    def _module(self) -> str:
+        """The module at work. In the backward pass nothing is called: there the autograd node tells, by the number
+        it was given in the forward pass."""
+        if self._inside:
+            module = self._inside[-1]
+            self._made_in.setdefault(torch._C._autograd._get_sequence_nr() - 1, module)
+            return module
+        node = torch._C._current_autograd_node()
+        return self._made_in.get(node._sequence_nr(), "") if node is not None else ""
 
     def own(self, owned: Iterable[tuple[str, Iterable[Tensor]]]) -> None:
         """Say what blocks are for: each part's tensors, whether or not they were seen before."""
@@ -171,10 +218,10 @@ class _Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func._schema.name.partition("::")[2]
         answer = _ANSWERS.get(name)
+        self.moments.append(Moment(self.phase, self._module(), name))
         out = answer(func, args, kwargs) if answer else func(*args, **kwargs)
-        spent = cost(func, args, kwargs, out)
-        if spent is not None:
-            self.costs.append(Cost(**{**vars(spent), "phase": self.phase}))
+        for spent in costs(func, args, kwargs, out):
+            self.costs.append(replace(spent, phase=self.phase))
         for each in pytree.tree_leaves(out):
             if isinstance(each, Tensor):
                 self._see(each)
@@ -188,7 +235,8 @@ class _Tracer(TorchDispatchMode):
         if size:
             self._count += 1
             self.parts[self._count] = "workspace"
-            self.events += [Event(+1, self._count, size), Event(-1, self._count, size)]
+            now = len(self.moments) - 1
+            self.events += [Event(+1, self._count, size, now), Event(-1, self._count, size, now)]
 
     def _see(self, tensor: Tensor) -> int | None:
         """The block of a tensor's storage, taken now if it is new; None if it has no bytes on the card."""
@@ -205,15 +253,21 @@ class _Tracer(TorchDispatchMode):
         block = self._count
 
         def gone(_: Any) -> None:
-            self.events.append(Event(-1, block, size))
+            self.events.append(Event(-1, block, size, max(0, len(self.moments) - 1)))
 
         self._blocks[id(storage)] = (weakref.ref(storage, gone), block)
         self.parts[block] = "activations"
-        self.events.append(Event(+1, block, size))
+        self.events.append(Event(+1, block, size, max(0, len(self.moments) - 1)))
         return block
 
 
 # Operators that have no kernel on `meta`, or whose CUDA kernel returns other tensors than the `meta` one.
+
+
+def _convolution(func: Any, args: Any, kwargs: Any) -> Any:
+    out = func(*args, **kwargs)
+    strided = out.dim() == 4 and (channels_last(args[0]) or channels_last(args[1]))
+    return torch.empty_like(out, memory_format=torch.channels_last) if strided else out
 
 
 def _native_dropout(func: Any, args: Any, kwargs: Any) -> Any:
@@ -235,6 +289,7 @@ def _scalar(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 _ANSWERS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "convolution": _convolution,
     "native_dropout": _native_dropout,
     "cudnn_batch_norm": _cudnn_batch_norm,
     "cudnn_batch_norm_backward": _cudnn_batch_norm_backward,
