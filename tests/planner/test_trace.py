@@ -108,7 +108,7 @@ def test_convolution_flops_and_kinds():
 
     found = traced(make, (2, 4, 16, 16))
     kinds = {each.kind: each.flops for each in found.costs if each.operator == "convolution"}
-    assert kinds == {"conv": 2 * 2 * 256 * 8 * 4 * 9, "depthwise": 2 * 2 * 256 * 8 * 9}
+    assert kinds == {"stem": 2 * 2 * 256 * 8 * 4 * 9, "depthwise": 2 * 2 * 256 * 8 * 9}
 
 
 def convolutional():

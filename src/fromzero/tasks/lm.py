@@ -19,10 +19,11 @@ def example(workload: Workload, batch: int, device: str) -> tuple[Tensor, Tensor
 
 
 def loss_for(recipe: Recipe) -> Callable[[Any, Tensor], Tensor]:
-    """Cross entropy of outputs.logits (N, length, vocabulary) in fp32, targets shifted by one, as transformers does."""
+    """Cross entropy of the logits (N, length, vocabulary), which are the outputs or their `logits`, in fp32; targets
+    are shifted by one, as transformers does."""
 
     def loss(outputs: Any, targets: Tensor) -> Tensor:
-        logits = outputs.logits.float()
+        logits = getattr(outputs, "logits", outputs).float()
         shifted = functional.pad(targets, (0, 1), value=-100)[..., 1:].contiguous()
         return functional.cross_entropy(
             logits.view(-1, logits.size(-1)), shifted.view(-1), label_smoothing=recipe.label_smoothing

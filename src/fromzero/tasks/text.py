@@ -19,9 +19,11 @@ def example(workload: Workload, batch: int, device: str) -> tuple[Tensor, Tensor
 
 
 def loss_for(recipe: Recipe) -> Callable[[Any, Tensor], Tensor]:
-    """Cross entropy on outputs.logits (N, classes), in fp32 whatever the precision of the model."""
+    """Cross entropy on the logits (N, classes), which are the outputs or their `logits`, in fp32 whatever the precision
+    of the model."""
 
     def loss(outputs: Any, targets: Tensor) -> Tensor:
-        return functional.cross_entropy(outputs.logits.float(), targets, label_smoothing=recipe.label_smoothing)
+        logits = getattr(outputs, "logits", outputs).float()
+        return functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
 
     return loss

@@ -5,24 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 PREFIX = ""
+_TASKS = {"cnn": "image", "rnn": "text", "rnn-gru": "text", "rnn-plain": "text", "transformer": "text", "gpt": "lm"}
 
 
 def names() -> list[str]:
-    return ["cnn"]
+    return list(_TASKS)
 
 
 def takes(name: str) -> bool:
-    return name in names()
+    return name in _TASKS
 
 
 def task(name: str) -> str:
-    return "image"
+    return _TASKS[name]
 
 
 def build(name: str, classes: int, channels: int, size: int) -> Any:
     from fromzero.models.cnn import Cnn
+    from fromzero.models.rnn import Rnn
+    from fromzero.models.transformer import Gpt, Transformer
 
-    return Cnn(classes, channels)
+    if name == "cnn":
+        return Cnn(classes, channels)
+    if name == "gpt":
+        return Gpt()
+    if name == "transformer":
+        return Transformer(classes)
+    return Rnn(classes, cell=name.partition("-")[2] or "lstm")
 
 
 def normalisation(name: str) -> dict[str, Any] | None:

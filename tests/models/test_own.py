@@ -1,0 +1,90 @@
+"""The project's own networks: shapes, padding, causality, and that they learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fromzero.models.build import build, task_of
+from fromzero.models.rnn import Rnn
+from fromzero.models.transformer import PADDING, Gpt, Transformer, masked_mean
+from fromzero.planning import plan
+from fromzero.records import Recipe
+from fromzero.tasks import lm, text
+
+CLASSIFIERS = ("rnn", "rnn-gru", "rnn-plain", "transformer")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers_give_logits_at_any_length(name):
+    model = build(name, 5, 0, 0).eval()
+    assert task_of(name) == "text"
+    for length in (1, 7, 33):
+        assert model(torch.randint(1, 100, (3, length))).shape == (3, 5)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_text_of_nothing_but_padding_is_still_a_number(name):
+    assert build(name, 3, 0, 0).eval()(torch.full((2, 6), PADDING)).isfinite().all()
+
+
+def test_padding_changes_nothing_for_the_transformer():
+    model = build("transformer", 3, 0, 0).eval()
+    tokens = torch.randint(1, 100, (2, 9))
+    padded = torch.nn.functional.pad(tokens, (0, 5), value=PADDING)
+    torch.testing.assert_close(model(padded), model(tokens), atol=1e-5, rtol=1e-5)
+
+
+def test_masked_mean_counts_only_what_is_there():
+    x = torch.tensor([[[1.0], [3.0], [100.0]]])
+    assert masked_mean(x, torch.tensor([[True, True, False]])).item() == 2.0
+
+
+def test_gpt_sees_only_what_came_before():
+    model = build("gpt", 0, 0, 0).eval()
+    tokens = torch.randint(1, 100, (1, 12))
+    changed = tokens.clone()
+    changed[0, 8:] = 5
+    before, after = model(tokens), model(changed)
+    assert before.shape == (1, 12, model.embedding.num_embeddings)
+    torch.testing.assert_close(before[:, :8], after[:, :8])
+    assert not torch.allclose(before[:, 8:], after[:, 8:])
+
+
+def test_gpt_starts_unsure():
+    tokens = torch.randint(1, 8192, (2, 32))
+    loss = lm.loss_for(Recipe())(build("gpt", 0, 0, 0).eval()(tokens), tokens)
+    assert loss.item() == pytest.approx(torch.tensor(8192.0).log().item(), abs=0.3)
+
+
+@pytest.mark.parametrize("name", ["rnn", "transformer", "gpt"])
+def test_it_learns_a_tiny_task(name):
+    small = {"rnn": Rnn, "transformer": Transformer, "gpt": Gpt}[name]
+    model = small(**({} if name == "gpt" else {"classes": 2}), vocabulary=20, width=32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    tokens = torch.randint(3, 20, (32, 10))
+    targets = torch.arange(32) % 2
+    tokens[:, 4] = targets + 1  # one of two words tells
+    if name == "gpt":
+        tokens = torch.arange(3, 13).repeat(32, 1)
+    targets, loss_of = (tokens, lm.loss_for(Recipe())) if name == "gpt" else (targets, text.loss_for(Recipe()))
+    first = None
+    for _ in range(30):
+        loss = loss_of(model(tokens), targets)
+        first = first or loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.8 * first
+
+
+@pytest.mark.parametrize("name", ["rnn", "transformer", "gpt"])
+def test_it_can_be_planned_for_a_card(name):
+    made = plan(name, card="RTX 3060 12 GB", seq=256, batch=16, precision="amp-fp16")
+    assert made.verdict == "fits"
+    assert made.memory.process_peak > made.memory.allocated_peak > 0
