@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from fromzero.planner.allocator import MIB, replay
 
 
@@ -59,7 +61,37 @@ def test_full_card_gives_unused_segments_back_before_it_fails():
     assert not replay(grow, capacity=39 * MIB).fits
 
 
-def test_accounts_balance_over_random_sequences():
+def test_small_and_large_blocks_never_share_a_segment():
+    usage = replay([*take(1 * MIB, 30 * MIB), (-1, 2, 0), (+1, 3, 1 * MIB), (+1, 4, 1 * MIB)])
+    assert usage.reserved == 30 * MIB + 2 * 2 * MIB
+
+
+def test_a_segment_with_one_live_block_is_not_given_back():
+    pinned = [*take(5 * MIB, 5 * MIB, 5 * MIB, 5 * MIB), (-1, 1, 0), (-1, 2, 0), (-1, 3, 0)]
+    assert replay([*pinned, (+1, 9, 30 * MIB)], capacity=50 * MIB).fits
+    assert not replay([*pinned, (+1, 9, 30 * MIB)], capacity=49 * MIB).fits
+
+
+def test_expandable_segments_grow_by_pages_and_do_not_fragment():
+    grow = [(+1, 1, 30 * MIB), (-1, 1, 0), (+1, 2, 40 * MIB)]
+    assert replay(grow).reserved == 70 * MIB
+    assert replay(grow, expandable=True).reserved == 40 * MIB  # the free block at the end is grown
+    assert replay(take(3 * MIB), expandable=True).reserved == 20 * MIB
+    assert replay(take(3 * MIB), expandable=True).allocated == 3 * MIB
+    assert replay(take(21 * MIB), expandable=True).reserved == 40 * MIB
+
+
+def test_expandable_segments_unmap_whole_free_pages_when_the_card_is_full():
+    pinned = [*take(60 * MIB, 10 * MIB), (-1, 1, 0)]  # 80 MiB of pages; the first 60 are free, but in front
+    full = [*pinned, (+1, 9, 70 * MIB)]
+    assert replay(full, expandable=True).reserved == 140 * MIB
+    capped = replay(full, capacity=100 * MIB, expandable=True)
+    assert capped.fits
+    assert not replay(full, capacity=79 * MIB, expandable=True).fits
+
+
+@pytest.mark.parametrize("expandable", [False, True])
+def test_accounts_balance_over_random_sequences(expandable):
     random.seed(7)
     for _ in range(20):
         requests, live, bytes_live = [], {}, 0
@@ -74,7 +106,7 @@ def test_accounts_balance_over_random_sequences():
             live[block] = size
             bytes_live += size
             peak = max(peak, bytes_live)
-        usage = replay(requests)
+        usage = replay(requests, expandable=expandable)
         assert peak <= usage.allocated <= usage.reserved
-        assert replay(requests, capacity=usage.reserved).fits
-        assert not replay(requests, capacity=peak - 1).fits
+        assert replay(requests, usage.reserved, expandable).fits
+        assert not replay(requests, peak - 1, expandable).fits
