@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client: no test may reach a network
 os.environ["FROMZERO_LANG"] = "en"
+os.environ["FROMZERO_STATE"] = os.path.join(os.devnull, "state")  # nothing learnt on this machine is read or written
 
 import numpy as np
 import pytest

@@ -32,6 +32,7 @@ ORDER = [
     ["preparing"],
     ["step"],
     ["planning"],
+    ["fitting", "choosing"],
     ["runs", "checkpoint"],
     ["runtimes"],
     ["predicting"],

@@ -27,13 +27,13 @@ def test_json_contract(capsys):
     for name in ("card", "stack", "workload", "recipe", "memory", "time", "energy", "verdict", "max_batch", "advice"):
         assert name in found
     memory = found["memory"]
-    assert memory.keys() == {"allocated_peak", "reserved_peak", "process_peak", "low", "high", "parts"}
+    assert memory.keys() >= {"allocated_peak", "reserved_peak", "process_peak", "low", "high", "parts"}
     assert memory["parts"].keys() == PARTS
     assert memory["low"] <= memory["process_peak"] <= memory["high"]
     assert memory["allocated_peak"] <= memory["reserved_peak"] < memory["process_peak"]
     assert sum(memory["parts"].values()) == memory["process_peak"]
     time = found["time"]
-    assert {"step", "low", "high", "samples_per_second", "epoch", "total", "parts"} == time.keys()
+    assert {"step", "low", "high", "samples_per_second", "epoch", "total", "parts"} <= time.keys()
     assert 0 < time["low"] < time["step"] < time["high"]
     assert found["energy"].keys() == {"kwh", "cost", "currency"}
     assert found["verdict"] in ("fits", "tight", "does_not_fit")

@@ -24,6 +24,12 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same for bytes."""
+    with replacing(path) as beside:
+        beside.write_bytes(content)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file to; it takes its place when the block ends well."""

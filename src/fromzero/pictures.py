@@ -5,6 +5,7 @@ looked for among those installed, and `missing_font` says so where there is none
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,10 @@ from typing import Any
 import numpy as np
 
 from fromzero.language import say
+from fromzero.machine.ledger import Entry
+from fromzero.planner.breakdown import Course
+from fromzero.records import Candidate, Choice
+from fromzero.terminal import bytes_text
 
 _CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
@@ -34,6 +39,119 @@ def curves(history: Sequence[dict[str, float]]) -> bytes:
     for axes in (left, right):
         axes.set_xlabel(say("report.epoch"))
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+PART_COLOURS = {
+    "weights": "#22313f", "gradients": "#d1495b", "optimizer": "#8d6b94", "activations": "#1f6f8b",
+    "workspace": "#edae49",
+}  # fmt: skip
+MOST_MARKS = 16  # names of blocks along the axis; more would lie on each other
+
+
+def memory_over_step(course: Course, title: str, usable: int) -> bytes:
+    """Live bytes over the operators of a step, stacked by part, with the phases, the blocks of the network and, where
+    it is near, the card's usable memory."""
+    figure, (axes,) = _subplots(1, (11, 4.6))
+    gib = 1 << 30
+    levels = {name: np.array(course.bytes[name]) / gib for name in PART_COLOURS}
+    length = len(levels["weights"])
+    labels = [say(f"part.{name}") for name in levels]
+    axes.stackplot(range(length), *levels.values(), labels=labels, colors=PART_COLOURS.values(), step="post")
+    highest = float(np.sum(list(levels.values()), axis=0).max())
+    if usable / gib < 2.5 * highest:
+        axes.axhline(usable / gib, color=SECOND, linestyle="--")
+        axes.text(0, usable / gib, f" {bytes_text(usable)}", va="bottom", color=SECOND)
+        highest = max(highest, usable / gib)
+    axes.set_ylim(0, highest * 1.18)
+    axes.set_xlim(0, length - 1)
+    for at, phase in course.phases:
+        if phase in ("forward", "backward", "optimizer"):
+            axes.axvline(at, color=INK, linewidth=0.8)
+    for phase in ("forward", "backward", "optimizer"):
+        spans = [at for at, name in course.phases if name == phase]
+        if spans:
+            axes.text(spans[0], highest * 1.16, " " + say(f"course.{phase}"), va="top", color=INK)
+    marks = course.blocks[:: max(1, -(-len(course.blocks) // MOST_MARKS))]
+    axes.set_xticks([at for at, _ in marks], [name for _, name in marks], rotation=60, ha="right", fontsize=7)
+    axes.set_ylabel("GiB")
+    axes.set_xlabel(say("course.operators"))
+    axes.set_title(title)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+MOST_NAMES = 14  # of the best cards; more names would lie on each other
+
+
+def cards_for_job(found: Choice) -> bytes:
+    """Time against usable memory, both logarithmic, a circle a card: filled if it meets the limits, its area the price
+    the user gave (all alike without prices)."""
+    figure, (axes,) = _subplots(1, (10, 6))
+    highest = max((each.cost or 0.0 for each in found.candidates), default=0.0)
+    for meets in (False, True):
+        rows = [each for each in found.candidates if each.meets == meets]
+        axes.scatter(
+            [_gib_of(each) for each in rows],
+            [_time_of(each) for each in rows],
+            s=[40 + 400 * (each.cost or 0.0) / highest if highest else 60 for each in rows],
+            facecolor=ACCENT if meets else "none",
+            edgecolor=ACCENT if meets else "#9aa5b1",
+            alpha=0.8,
+            label=say("choose.meets" if meets else "choose.fails"),
+        )
+    placed: list[tuple[float, float]] = []
+    for each in found.candidates[:MOST_NAMES]:
+        spot = (math.log10(_gib_of(each)), math.log10(_time_of(each)))
+        if any(abs(spot[0] - x) < 0.12 and abs(spot[1] - y) < 0.05 for x, y in placed):
+            continue  # its name would lie on a better card's
+        placed.append(spot)
+        count = f"{each.plan.recipe.cards} x " if each.plan.recipe.cards > 1 else ""
+        name = count + each.plan.card.title.removeprefix("NVIDIA ").removeprefix("GeForce ")
+        place = (_gib_of(each), _time_of(each))
+        axes.annotate(name, place, xytext=(6, 4), textcoords="offset points", fontsize=8, color=INK)
+    _logarithmic(axes)
+    axes.set_xlabel(say("choose.axis_memory"))
+    axes.set_ylabel(say("choose.axis_time" if any(each.hours for each in found.candidates) else "choose.axis_step"))
+    axes.set_title(f"{found.model}" + (f" · {say('choose.size')}" if highest else ""))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def _time_of(each: Candidate) -> float:
+    """Hours of the run, or seconds for 1000 samples where its length is not known."""
+    return each.hours or 1000 / each.plan.time.samples_per_second
+
+
+def _gib_of(each: Candidate) -> float:
+    return each.plan.card.usable_bytes / 2**30 * each.plan.recipe.cards
+
+
+def predicted_and_measured(runs: Sequence[Entry]) -> bytes:
+    """Each run a point, time and memory: on the line the prediction was right."""
+    figure, panels = _subplots(2, (10, 4.6))
+    figures = (
+        ("ledger.time_title", [(each.predicted_step, each.measured_step) for each in runs]),
+        (
+            "ledger.memory_title",
+            [(each.predicted_bytes / 2**30, each.measured_bytes / 2**30) for each in runs if each.measured_bytes],
+        ),
+    )
+    for axes, (title, points) in zip(panels, figures, strict=True):
+        if points:
+            low, high = min(map(min, points)) * 0.8, max(map(max, points)) * 1.25
+            axes.plot([low, high], [low, high], color=INK, linewidth=0.8)
+            axes.fill_between([low, high], [low * 0.9, high * 0.9], [low * 1.1, high * 1.1], color=ACCENT, alpha=0.12)
+            axes.scatter(*zip(*points, strict=True), color=SECOND, s=28)
+        _logarithmic(axes)
+        axes.set_title(say(title))
+        axes.set_xlabel(say("ledger.axis_predicted"))
+        axes.set_ylabel(say("ledger.axis_measured"))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     return _png(figure)
@@ -71,6 +189,17 @@ def _cjk_fonts() -> list[str]:
 
     installed = {each.name for each in font_manager.fontManager.ttflist}
     return [each for each in _CJK_FONTS if each in installed]
+
+
+def _logarithmic(axes: Any) -> None:
+    """Both axes, with plain numbers at 1, 2 and 5 (formulas are switched off, see below)."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        getattr(axes, f"set_{name}scale")("log")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _subplots(columns: int, size: tuple[float, float]) -> tuple[Any, Any]:

@@ -17,14 +17,16 @@ from typing import Any
 from fromzero.errors import FromzeroError, UnknownName, UsageError
 from fromzero.facts.cards import find_card
 from fromzero.language import say
+from fromzero.machine.ledger import correction, entries
 from fromzero.machine.process import settled_bytes
-from fromzero.models.build import build as build_model
-from fromzero.models.build import task_of
+from fromzero.models.build import build_on_meta, task_of, usual_size
+from fromzero.planner.breakdown import Course, by_module, course, peak
 from fromzero.planner.memory import memory, verdict
+from fromzero.planner.parallel import ddp, fsdp, offload_optimizer
 from fromzero.planner.search import LADDER, between, largest_batch
-from fromzero.planner.timing import Length, energy, timing
+from fromzero.planner.timing import Length, doubts, energy, timing
 from fromzero.planner.trace import MetaEngine, Trace, trace
-from fromzero.records import Advice, Card, Memory, Plan, Recipe, Stack, Verdict, Workload
+from fromzero.records import Advice, Card, Memory, Plan, Recipe, Stack, Time, Verdict, Workload
 from fromzero.step import REFERENCE_BATCH, inference_step, make_optimizer, scaled_lr, training_step
 from fromzero.terminal import bytes_text, seconds_text
 
@@ -39,7 +41,7 @@ def plan(
     *,
     card: str | Card | None = None,
     batch: int | str | None = None,
-    imgsz: int = 224,
+    imgsz: int | None = None,
     seq: int = 512,
     channels: int = 3,
     classes: int = 1000,
@@ -51,41 +53,50 @@ def plan(
 ) -> Plan:
     """What `model` needs on `card` (None: the device at hand, "cpu": this machine's CPU).
 
-    `imgsz` and `channels` shape pictures, `seq` is the length of a text in tokens. `batch` is a number, "auto" for the
-    largest that fits, or None for the usual one made smaller until it fits. The other words are the fields of
-    `Recipe`. Raises UnknownName with near matches for a model, card or word that does not exist."""
-    for name, value in (("imgsz", imgsz), ("seq", seq), ("channels", channels), ("classes", classes), ("steps", steps)):
+    `imgsz` (None: 224, or the model's own size where it must be another) and `channels` shape pictures, `seq` is the
+    length of a text in tokens. `batch` is a number, "auto" for the largest that fits, or None for the usual one made
+    smaller until it fits. The other words are the fields of `Recipe`. Raises UnknownName with near matches for a
+    model, card or word that does not exist."""
+    for name, value in (
+        ("imgsz", 1 if imgsz is None else imgsz),
+        ("seq", seq),
+        ("channels", channels),
+        ("classes", classes),
+        ("steps", steps),
+    ):
         if not isinstance(value, int) or value < 1:
             raise UsageError("not_positive", name=name, value=value)
     if purpose not in ("train", "infer"):
         raise UnknownName("purpose", purpose, ("train", "infer"))
     task = task_of(model)
+    imgsz = imgsz or usual_size(model)
     workload = Workload(
         task=task,
         model=model,
-        input_shape=(channels, imgsz, imgsz) if task == "image" else (seq,),
+        input_shape=(channels, imgsz, imgsz) if task in ("image", "custom") else (seq,),
         classes=classes,
         samples=samples,
         purpose=purpose,
     )
     device = _card(card)
     made = _recipe(recipe)
-    judge = _Judge(workload, made, device, steps)
+    stack = Stack(torch=torch or _torch_version(), os=platform.system().lower())
+    judge = _Judge(workload, made, device, steps, stack)
     chosen, largest = _batch(batch, judge, samples // made.accumulate if samples else LADDER[-1])
     if samples and chosen * made.accumulate > samples:
         raise UsageError("batch_too_large", batch=chosen, accumulate=made.accumulate, samples=samples)
     judged = judge.at(chosen)
     made = dataclasses.replace(made, batch=chosen, lr=_lr(made, chosen) if made.lr is None else made.lr)
     length = Length(samples=samples, epochs=made.epochs if purpose == "train" else 1, batch=chosen * made.accumulate)
-    time = timing(judged.trace, device, length)
+    time = _corrected(timing(judged.trace, device, length, torch), correction(entries(device.title)))
     return Plan(
         card=device,
-        stack=Stack(torch=torch or _torch_version(), os=platform.system().lower()),
+        stack=stack,
         workload=workload,
         recipe=made,
-        memory=judged.memory,
+        memory=_explained(judged),
         time=time,
-        energy=energy(time, device),
+        energy=energy(time, device, judged.trace),
         verdict=judged.verdict,
         max_batch=largest,
         advice=tuple(_advice(made, device, judge, judged)),
@@ -118,12 +129,15 @@ def step_of(workload: Workload, recipe: Recipe, batch: int) -> Callable[[MetaEng
     """The workload's step as the planner traces it: the very `training_step` that training runs, on `meta` tensors."""
 
     def build(engine: MetaEngine) -> Any:
-        from fromzero.models.adapt import freeze, train_mode
+        from fromzero.models.adapt import adapt, blocks, quantise, train_mode
 
         model = _meta_model(workload)
-        engine.watch(model)
-        freeze(model, recipe.freeze)
+        units = [path for path, _ in blocks(model)]
+        adapt(model, recipe)
         _set_precision(model, recipe)
+        if recipe.base_quantisation != "none":
+            quantise(model, recipe)
+        engine.watch(model, units)
         if workload.purpose == "infer":
             model.eval()
             weights = [("weights", [*model.parameters(), *model.buffers()])]
@@ -166,6 +180,13 @@ def _card(card: str | Card | None) -> Card:
 
 
 def _recipe(words: Mapping[str, Any]) -> Recipe:
+    words = {**words}
+    if "channels_last" in words:  # the flag's own name
+        words["memory_format"] = "channels-last" if words.pop("channels_last") else "contiguous"
+    if isinstance(words.get("checkpointing"), bool):
+        words["checkpointing"] = "blocks" if words["checkpointing"] else "none"
+    if "parallel" in words and words["parallel"] is None:
+        del words["parallel"]
     fields = {each.name: each for each in dataclasses.fields(Recipe)}
     for name, value in words.items():
         if name not in fields or name == "batch":
@@ -214,22 +235,27 @@ class _Judged:
 class _Judge:
     """Memory and verdict of one workload, recipe and card at any batch."""
 
-    def __init__(self, workload: Workload, recipe: Recipe, card: Card, steps: int) -> None:
-        self.workload, self.recipe, self.card, self.steps = workload, recipe, card, steps
+    def __init__(self, workload: Workload, recipe: Recipe, card: Card, steps: int, stack: Stack) -> None:
+        self.workload, self.recipe, self.card, self.steps, self.stack = workload, recipe, card, steps, stack
         self.base = settled_bytes() if card.is_cpu else 0
         self.at = functools.cache(self._at)
 
     def _at(self, batch: int) -> _Judged:
-        found = self._trace(batch)
-        predicted = memory(found, self.card, cpu_base=self.base)
-        return _Judged(found, predicted, verdict(found, self.card, predicted))
+        found = divided(self._trace(batch), self.recipe)
+        together = self.recipe.cards
+        predicted = memory(found, self.card, self.stack, cards=together, cpu_base=self.base)
+        return _Judged(found, predicted, verdict(found, self.card, predicted, self.stack, cards=together))
 
     def _trace(self, batch: int) -> Trace:
         # Timing has its own length; a trace does not depend on how many samples there are.
         workload = dataclasses.replace(self.workload, samples=0)
-        key = (workload, self.recipe, _generation(self.card), self.steps)
-        one, other = (_traced(*key, probe) for probe in PROBES)
-        return between(one, other, batch) or _traced(*key, batch)
+        return _trace_at(workload, _as_traced(self.recipe), _generation(self.card), self.steps, batch)
+
+
+@functools.lru_cache(maxsize=32)  # cards of one generation share it
+def _trace_at(workload: Workload, recipe: Recipe, capability: tuple[int, int] | None, steps: int, batch: int) -> Trace:
+    one, other = (_traced(workload, recipe, capability, steps, probe) for probe in PROBES)
+    return between(one, other, batch) or _traced(workload, recipe, capability, steps, batch)
 
 
 @functools.lru_cache(maxsize=64)
@@ -251,26 +277,83 @@ def _traced(workload: Workload, recipe: Recipe, capability: tuple[int, int] | No
         raise UsageError("step_failed", model=workload.model, shape=shape, reason=reason) from error
 
 
+def _corrected(time: Time, factor: float) -> Time:
+    """A prediction in the light of this machine's own runs."""
+    seconds = {name: getattr(time, name) * factor for name in ("step", "low", "high", "epoch", "total")}
+    rate = time.samples_per_second / factor
+    parts = {name: value * factor for name, value in time.parts.items()}
+    return dataclasses.replace(time, **seconds, samples_per_second=rate, parts=parts, correction=factor)
+
+
+def course_of(made: Plan) -> Course:
+    """Live memory over one step of a plan, operator by operator."""
+    assert made.recipe.batch is not None
+    judge = _Judge(made.workload, made.recipe, made.card, TRACED_STEPS, made.stack)
+    return course(judge.at(made.recipe.batch).trace)
+
+
+def _explained(judged: _Judged) -> Memory:
+    """The memory with the modules that hold it, and the moment of its peak."""
+    found = peak(judged.trace)
+    where = say(f"phase.{found.moment.phase or 'forward'}", module=found.moment.module or say("phase.step"))
+    return dataclasses.replace(
+        judged.memory,
+        modules={path or say("phase.step"): size for path, size in by_module(judged.trace, found).items()},
+        peak_at=f"{where} ({found.moment.operator})",
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def block_count(workload: Workload) -> int:
+    """How many repeated blocks a model has: what `checkpointing` counts."""
+    from fromzero.models.adapt import blocks
+
+    return len(blocks(_meta_model(workload)))
+
+
+def divided(whole: Trace, recipe: Recipe) -> Trace:
+    """What one of the recipe's cards holds of the traced step."""
+    if recipe.offload == "optimizer":
+        whole = offload_optimizer(whole)
+    if recipe.cards == 1:
+        return whole
+    if recipe.parallel == "ddp":
+        return ddp(whole)
+    return fsdp(whole, recipe.cards, reshard=recipe.parallel == "fsdp")
+
+
+# Fields that change what is done with a trace, not the trace.
+_NOT_TRACED = ("batch", "epochs", "schedule", "warmup", "lr", "augmentation", "patience", "seed", "pretrained")
+_DIVIDING = ("offload", "cards", "parallel", "compile")
+
+
+def _as_traced(recipe: Recipe) -> Recipe:
+    """The recipe with what its trace does not depend on at its default, so that traces are shared."""
+    defaults = Recipe()
+    same = {name: getattr(defaults, name) for name in (*_NOT_TRACED, *_DIVIDING)}
+    # Two micro-batches show all there is: gradients that wait for the next ones, and the last that meets them.
+    return dataclasses.replace(recipe, **same, accumulate=min(recipe.accumulate, 2))
+
+
 def _generation(card: Card) -> tuple[int, int] | None:
-    """What a trace depends on: no GPU, one before or one from Ampere on (they take other attention kernels)."""
+    """What a trace depends on of a card: none, or the capability whose attention kernels it takes. Cards that take the
+    same share their traces."""
     if card.is_cpu:
         return None
-    return (8, 0) if float(card.compute_capability) >= 8.0 else (7, 0)
+    capability = float(card.compute_capability)
+    if capability < 8.0:
+        return (7, 0)
+    if 9.0 <= capability < 12.0:
+        return (9, 0)
+    return (8, 0) if capability < 8.6 else (8, 6)
 
 
 # --- the step on meta tensors ---------------------------------------------------------------------------------------
 
 
 def _meta_model(workload: Workload) -> Any:
-    """The model without numbers. Some models read numbers while they are built: those are built for real first."""
-    import torch
-
     channels, height = (*workload.input_shape, 0)[:2]
-    try:
-        with torch.device("meta"):
-            return build_model(workload.model, workload.classes, channels, height)
-    except (RuntimeError, NotImplementedError):  # "Tensor.item() cannot be called on meta tensors"
-        return build_model(workload.model, workload.classes, channels, height).to("meta")
+    return build_on_meta(workload.model, workload.classes, channels, height)
 
 
 def _set_precision(model: Any, recipe: Recipe) -> None:
@@ -284,15 +367,19 @@ def _set_precision(model: Any, recipe: Recipe) -> None:
 
 def _inputs(workload: Workload, recipe: Recipe, batch: int) -> Any:
     import torch
+    from torch.utils import _pytree as pytree
+
+    def placed(each: Any) -> Any:
+        if not isinstance(each, torch.Tensor) or not each.is_floating_point():
+            return each
+        if recipe.precision in ("fp16", "bf16"):
+            each = each.to(torch.float16 if recipe.precision == "fp16" else torch.bfloat16)
+        if recipe.memory_format == "channels-last" and each.dim() == 4:
+            each = each.contiguous(memory_format=torch.channels_last)
+        return each
 
     inputs, targets = _task(workload).example(workload, batch, "meta")
-    if not inputs.is_floating_point():
-        return inputs, targets
-    if recipe.precision in ("fp16", "bf16"):
-        inputs = inputs.to(torch.float16 if recipe.precision == "fp16" else torch.bfloat16)
-    if recipe.memory_format == "channels-last":
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-    return inputs, targets
+    return pytree.tree_map(placed, inputs), targets
 
 
 def _task(workload: Workload) -> ModuleType:
@@ -324,4 +411,6 @@ def _advice(recipe: Recipe, card: Card, judge: _Judge, judged: _Judged) -> Itera
         yield Advice(code="half_not_faster", text=say("advice.half_not_faster", card=card.title))
     if recipe.precision in ("amp-bf16", "bf16") and not card.is_cpu and "bf16" not in card.rates:
         yield Advice(code="bf16_emulated", text=say("advice.bf16_emulated", card=card.title))
+    for code in doubts(judged.trace, card):
+        yield Advice(code=f"time_{code}", text=say(f"advice.doubt.{code}", card=card.title))
     yield Advice(code="uncalibrated", text=say("advice.uncalibrated"))

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
 
-PRECISIONS = ("fp32", "amp-fp16", "amp-bf16", "fp16", "bf16")
-OPTIMIZERS = ("sgd", "sgd-momentum", "adam", "adamw", "adagrad", "rmsprop", "adafactor")
+PRECISIONS = ("fp32", "tf32", "amp-fp16", "amp-bf16", "fp16", "bf16")
+OPTIMIZERS = ("sgd", "sgd-momentum", "adam", "adamw", "adagrad", "rmsprop", "adafactor", "adamw8bit")
 SCHEDULES = ("cosine", "constant")
 ATTENTIONS = ("auto", "math", "efficient", "flash")
 ZERO_GRADS = ("start", "before-backward", "after-step")
 AUGMENTATIONS = ("auto", "none", "shift-flip", "crop-flip")
 MEMORY_FORMATS = ("contiguous", "channels-last")
+PARALLEL = ("ddp", "fsdp", "fsdp-grad-op")
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
 
@@ -87,10 +88,14 @@ def _flag(
     choices: tuple[str, ...] | None = None,
     unit: type | None = None,
     limits: tuple[float, float] | None = None,
+    planned_only: bool = False,
 ) -> Any:
     """A recipe field that is also a flag: its choices, the type of its value where None means "chosen for you", and
-    the least and the greatest number it may be."""
-    return field(default=default, metadata={"choices": choices, "unit": unit or type(default), "limits": limits})
+    the least and the greatest number it may be. `planned_only`: `plan` knows it, `train` does not run it yet."""
+    return field(
+        default=default,
+        metadata={"choices": choices, "unit": unit or type(default), "limits": limits, "planned_only": planned_only},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +109,18 @@ class Recipe:
     precision: str = _flag("fp32", PRECISIONS)
     optimizer: str = _flag("adamw", OPTIMIZERS)
     memory_format: str = _flag("contiguous", MEMORY_FORMATS)
+    fused: bool = _flag(False)
+    checkpointing: str = _flag("none")
     freeze: str = _flag("none", ("none", "backbone"))
+    lora_rank: int = _flag(0, limits=(0, inf), planned_only=True)
+    lora_targets: str = _flag("all-linear", planned_only=True)
+    dora: bool = _flag(False, planned_only=True)
+    base_quantisation: str = _flag("none", ("none", "nf4"), planned_only=True)
+    ema: float = _flag(0.0, limits=(0, 1), planned_only=True)
+    offload: str = _flag("none", ("none", "optimizer"), planned_only=True)
+    compile: bool = _flag(False, planned_only=True)
+    cards: int = _flag(1, limits=(1, inf), planned_only=True)
+    parallel: str = _flag("ddp", PARALLEL, planned_only=True)
     pretrained: str | None = _flag(None, unit=str)
     attention: str = _flag("auto", ATTENTIONS)
     zero_grad: str = _flag("after-step", ZERO_GRADS)
@@ -123,7 +139,8 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Peak memory in bytes. `process_peak` is what the driver shows for the process; low and high bound it."""
+    """Peak memory in bytes. `process_peak` is what the driver shows for the process; low and high bound it. `modules`
+    are the ten that hold most at the moment of the peak, `peak_at` is that moment."""
 
     allocated_peak: int
     reserved_peak: int
@@ -131,11 +148,14 @@ class Memory:
     low: int
     high: int
     parts: Mapping[str, int]
+    modules: Mapping[str, int] = field(default_factory=dict)
+    peak_at: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Time:
-    """Seconds of one optimizer step (or one forward pass), with an interval; `epoch` and `total` of the run."""
+    """Seconds of one optimizer step (or one forward pass), with an interval; `epoch` and `total` of the run.
+    `correction` is the factor in them that this machine's own finished runs gave (1: there were none)."""
 
     step: float
     low: float
@@ -144,6 +164,7 @@ class Time:
     epoch: float
     total: float
     parts: Mapping[str, float]
+    correction: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +200,56 @@ class Plan:
     verdict: Verdict
     max_batch: int | None = None
     advice: tuple[Advice, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """A change of recipe that makes a job fit. `keeps` says what becomes of the result: "same", "close" or "different";
+    `changes` are the recipe's fields that differ, `saves` bytes of peak memory, `slower` the share of time added for
+    the same effective batch."""
+
+    keeps: str
+    text: str
+    changes: Mapping[str, Any]
+    saves: int
+    slower: float
+    plan: Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Money:
+    """What the user said about prices: of a kWh, in which currency, on which day. None is ever made up."""
+
+    tariff: float | None = None
+    currency: str = ""
+    priced_on: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A card (or several) for a job: its plan, whether it meets the user's limits and why, `hours` and `kwh` of the
+    whole run, `cost` in the user's currency (None without a price) with its parts."""
+
+    plan: Plan
+    owned: bool
+    meets: bool
+    hours: float
+    kwh: float
+    cost: float | None
+    costs: Mapping[str, float]
+    keeps: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Cards for a job, best first, and the answer in one sentence."""
+
+    model: str
+    candidates: tuple[Candidate, ...]
+    answer: str
+    money: Money
+    limits: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)

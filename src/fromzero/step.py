@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fromzero.errors import UsageError
+from fromzero.planner.standins import AdamW8bit
 from fromzero.records import Recipe
 
 Batch = tuple[Tensor, Tensor]
@@ -60,8 +62,11 @@ def inference_step(engine: Any, model: torch.nn.Module, inputs: Tensor) -> Tenso
 
 def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer over what is trainable. Vectors (norms, biases) get no weight decay. The multi-tensor
-    implementation is asked for, so that the planner and the card take the same path."""
+    implementation is asked for (or the fused one), so that the planner and the card take the same path."""
     trainable = [each for each in model.parameters() if each.requires_grad]
+    path: dict[str, Any] = {"fused": True} if recipe.fused else {"foreach": True}
+    if recipe.fused and recipe.optimizer not in FUSED:
+        raise UsageError("no_fused_optimizer", optimizer=recipe.optimizer, known=", ".join(FUSED))
     groups: list[dict[str, Any]] = [
         {"params": [each for each in trainable if each.dim() > 1], "weight_decay": recipe.weight_decay},
         {"params": [each for each in trainable if each.dim() <= 1], "weight_decay": 0.0},
@@ -69,17 +74,20 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimi
     groups = [each for each in groups if each["params"]]
     lr = recipe.lr or DEFAULT_LR[recipe.optimizer]
     make: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "sgd": lambda: torch.optim.SGD(groups, lr, foreach=True),
-        "sgd-momentum": lambda: torch.optim.SGD(groups, lr, momentum=0.9, foreach=True),
-        "adam": lambda: torch.optim.Adam(groups, lr, foreach=True),
-        "adamw": lambda: torch.optim.AdamW(groups, lr, foreach=True),
-        "adagrad": lambda: torch.optim.Adagrad(groups, lr, foreach=True),
+        "sgd": lambda: torch.optim.SGD(groups, lr, **path),
+        "sgd-momentum": lambda: torch.optim.SGD(groups, lr, momentum=0.9, **path),
+        "adam": lambda: torch.optim.Adam(groups, lr, **path),
+        "adamw": lambda: torch.optim.AdamW(groups, lr, **path),
+        "adagrad": lambda: torch.optim.Adagrad(groups, lr, **path),
         "rmsprop": lambda: torch.optim.RMSprop(groups, lr, foreach=True),
         # PyTorch's own default, since people take Adafactor to save memory
         "adafactor": lambda: torch.optim.Adafactor(groups, lr, foreach=False),
+        "adamw8bit": lambda: AdamW8bit(groups, lr),
     }
     return make[recipe.optimizer]()
 
+
+FUSED = ("sgd", "sgd-momentum", "adam", "adamw", "adagrad")  # those PyTorch has a fused kernel for
 
 # Starting points for a batch of REFERENCE_BATCH; see `scaled_lr`.
 DEFAULT_LR = {
@@ -90,6 +98,7 @@ DEFAULT_LR = {
     "adagrad": 1e-2,
     "rmsprop": 1e-3,
     "adafactor": 1e-2,
+    "adamw8bit": 2e-3,
 }
 REFERENCE_BATCH = 128
 

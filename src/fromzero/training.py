@@ -35,9 +35,10 @@ from fromzero.errors import FromzeroError, RunError, UsageError
 from fromzero.evaluation import cross_entropy, scores_of
 from fromzero.files import write_text
 from fromzero.language import say
+from fromzero.machine import ledger
 from fromzero.machine.process import PeakMemory, process_bytes
 from fromzero.machine.watch import Recording, Sampler, own_memory
-from fromzero.models.adapt import freeze, train_mode
+from fromzero.models.adapt import adapt, train_mode
 from fromzero.models.build import build, task_of
 from fromzero.models.deploy import Deployed, Normalise
 from fromzero.models.weights import load_pretrained
@@ -52,7 +53,7 @@ from fromzero.terminal import Console, bytes_text, seconds_text
 
 SAVE_SECONDS = 60.0  # a crash loses at most this much
 LOOK_STEPS = 20  # the loss is read from the device this often
-MIXED = {"fp32": "no", "amp-fp16": "fp16", "amp-bf16": "bf16"}
+MIXED = {"fp32": "no", "tf32": "no", "amp-fp16": "fp16", "amp-bf16": "bf16"}
 
 
 def train(
@@ -72,7 +73,8 @@ def train(
     console = console or Console()
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     _check_precision(recipe.get("precision", "fp32"), on_cpu)
-    if task_of(model) != "image":  # asked before anything else: a wrong name must not cost a scan
+    _check_trained(recipe)
+    if task_of(model) not in ("image", "custom"):  # asked before anything else: a wrong name must not cost a scan
         raise UsageError("task_not_trained", model=model, task=task_of(model))
     if ".py:" in model:  # a run outlives the folder it was started in
         file, _, function = model.rpartition(":")
@@ -163,7 +165,7 @@ def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
 
     torch.manual_seed(recipe.seed)
     model = build(workload.model, workload.classes, how.channels, how.size)
-    freeze(model, recipe.freeze)
+    adapt(model, recipe)
     model = model.to(engine.device)
     if recipe.memory_format == "channels-last":
         model = model.to(memory_format=torch.channels_last)
@@ -282,9 +284,19 @@ def _check_precision(precision: str, on_cpu: bool) -> None:
         raise UsageError("no_fp16_on_cpu")
 
 
+def _check_trained(recipe: dict[str, Any]) -> None:
+    """Refuse what a plan knows and this loop does not run yet."""
+    for each in dataclasses.fields(Recipe):
+        if each.metadata["planned_only"] and recipe.get(each.name, each.default) != each.default:
+            raise UsageError("planned_not_trained", flag="--" + each.name.replace("_", "-"))
+    if recipe.get("optimizer") == "adamw8bit":
+        raise UsageError("planned_not_trained", flag="--optimizer adamw8bit")
+
+
 def _engine(recipe: Recipe, device: str) -> accelerate.Accelerator:
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device_gone")
+    torch.set_float32_matmul_precision("high" if recipe.precision == "tf32" else "highest")
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)  # it refuses a second setting in a process
     return accelerate.Accelerator(mixed_precision=MIXED[recipe.precision], cpu=device == "cpu")
 
@@ -363,6 +375,21 @@ def _finish(
         held = [own_memory(card) or 0 for sample in recording.samples for card in sample.gpus]
         measured["process_peak"] = max(held, default=0) or None  # inside a container the driver does not tell
     measured |= {"kwh": recording.kwh, "power_assumed": recording.cpu_power_assumed, "seconds": recording.seconds}
+    planned = run.plan()
+    ledger.note(
+        ledger.Entry(
+            when=ledger.now(),
+            device=planned.card.title,
+            model=planned.workload.model,
+            batch=planned.recipe.batch or 0,
+            precision=planned.recipe.precision,
+            torch=torch.__version__,
+            predicted_step=planned.time.step / planned.time.correction,
+            measured_step=step,
+            predicted_bytes=planned.memory.process_peak,
+            measured_bytes=measured["process_peak"] or 0,
+        )
+    )
     run.note(
         status="finished",
         measured=to_json(measured),

@@ -11,17 +11,35 @@ from typing import Any
 from fromzero.language import say
 from fromzero.records import Recipe
 
+WORKLOAD = ("imgsz", "seq", "channels", "classes", "samples", "purpose")
 
-def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """A flag for each field; nothing is set unless the user says so."""
+
+def add_workload(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    """The model, and the shape and length of what it works on."""
+    parser.add_argument("model", nargs="?" if optional else None, help=say("flag.plan.model"))
+    parser.add_argument("--imgsz", type=within(int, 1), help=say("flag.imgsz"))
+    parser.add_argument("--seq", type=within(int, 1), help=say("flag.seq"))
+    parser.add_argument("--channels", type=within(int, 1), help=say("flag.channels"))
+    parser.add_argument("--classes", type=within(int, 1), help=say("flag.classes"))
+    parser.add_argument("--samples", type=within(int, 1), help=say("flag.samples"))
+    parser.add_argument("--purpose", choices=("train", "infer"), help=say("flag.purpose"))
+
+
+def add_recipe(parser: argparse.ArgumentParser, planned_too: bool = False) -> None:
+    """A flag for each field; nothing is set unless the user says so. `planned_too`: also those that only `plan` knows
+    so far."""
     group = parser.add_argument_group(say("cli.recipe"))
     for each in dataclasses.fields(Recipe):
+        if each.metadata["planned_only"] and not planned_too:
+            continue
         flag, unit = "--" + each.name.replace("_", "-"), each.metadata["unit"]
         settings: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": each.name}
         default = "" if each.default in (None, False) else f" ({each.default})"
         settings["help"] = say(f"recipe.{each.name}").replace("%", "%%") + default
         if each.name == "memory_format":
             group.add_argument("--channels-last", action="store_const", const="channels-last", **settings)
+        elif each.name == "checkpointing":
+            group.add_argument(flag, nargs="?", const="blocks", metavar="BLOCKS", **settings)
         elif unit is bool:
             group.add_argument(flag, action="store_true", **settings)
         elif each.name == "batch":
@@ -29,7 +47,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         elif each.name == "pretrained":
             group.add_argument(flag, nargs="?", const="auto", metavar="FILE", **settings)
         else:
-            settings |= {"choices": each.metadata["choices"]} if each.metadata["choices"] else {"metavar": "N"}
+            metavar = "NAMES" if unit is str else "N"
+            settings |= {"choices": each.metadata["choices"]} if each.metadata["choices"] else {"metavar": metavar}
             limits = each.metadata["limits"]
             group.add_argument(flag, type=within(unit, *limits) if limits else unit, **settings)
 

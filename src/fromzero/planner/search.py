@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -37,7 +38,8 @@ def between(one: Trace, other: Trace, batch: int) -> Trace | None:
         return a + (b - a) * share
 
     events = tuple(
-        Event(a.sign, a.block, round(at(a.size, b.size)), a.moment) for a, b in zip(one.events, other.events, strict=True)
+        Event(a.sign, a.block, round(at(a.size, b.size)), a.moment)
+        for a, b in zip(one.events, other.events, strict=True)
     )
     costs = tuple(
         replace(
@@ -48,4 +50,4 @@ def between(one: Trace, other: Trace, batch: int) -> Trace | None:
         )
         for a, b in zip(one.costs, other.costs, strict=True)
     )
-    return Trace(events, one.parts, costs, batch, one.moments, one.steps)
+    return dataclasses.replace(one, events=events, costs=costs, batch=batch)

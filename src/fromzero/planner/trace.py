@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fromzero.planner.emulate import cuda_choices
+from fromzero.planner import rnn
+from fromzero.planner.emulate import ANSWERS, cpu_choices, cuda_choices
 from fromzero.planner.operators import Cost, channels_last, costs
-from fromzero.planner.workspaces import CUDA_WORKSPACES
+from fromzero.planner.shortcuts import shortcut
+from fromzero.planner.workspaces import CPU_WORKSPACES, CUDA_WORKSPACES
 
 
 class Event(NamedTuple):
@@ -39,9 +41,10 @@ class Moment(NamedTuple):
     operator: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity: what is computed from a trace is kept beside it
 class Trace:
-    """`events` of all steps in order; `parts[block]` says what a block is for; `costs` are those of the last step, when the optimizer's state exists."""
+    """`events` of all steps in order; `parts[block]` says what a block is for; `costs` are those of the last step, when
+    the optimizer's state exists."""
 
     events: tuple[Event, ...]
     parts: dict[int, str]
@@ -49,6 +52,9 @@ class Trace:
     batch: int
     moments: tuple[Moment, ...] = ()
     steps: tuple[int, ...] = ()  # the moment at which each step begins
+    places: dict[int, str] = field(default_factory=dict)  # block of a weight or its state -> path of its module
+    casts: frozenset[int] = frozenset()  # blocks that are copies of weights in autocast's precision
+    units: tuple[str, ...] = ()  # paths of the repeated blocks of the network
 
     def live_peak(self) -> int:
         """The most bytes alive at once."""
@@ -74,10 +80,11 @@ def trace(
     attention: str = "auto",
 ) -> Trace:
     """Run `steps` of the step that `build` makes, as a card of compute `capability` would (None: as a CPU would)."""
-    tracer = _Tracer(CUDA_WORKSPACES if capability else {})
+    extra = {**CUDA_WORKSPACES, **rnn.CUDA_WORKSPACES} if capability else {**CPU_WORKSPACES, **rnn.CPU_WORKSPACES}
+    tracer = _Tracer(extra)
     begins = []
     with contextlib.ExitStack() as stack:
-        autocast = stack.enter_context(cuda_choices(capability, attention)) if capability else _cpu_autocast
+        autocast = stack.enter_context(cuda_choices(capability, attention) if capability else cpu_choices())
         engine = MetaEngine(precision, autocast, tracer)
         run, owned = build(engine)
         engine.owned = owned
@@ -89,8 +96,17 @@ def trace(
                 tracer.phase = "forward"
                 run()
                 tracer.own(owned())
+        places = engine.places()
     return Trace(
-        tuple(tracer.events), tracer.parts, tuple(tracer.costs), batch, tuple(tracer.moments), tuple(begins)
+        tuple(tracer.events),
+        tracer.parts,
+        tuple(tracer.costs),
+        batch,
+        tuple(tracer.moments),
+        tuple(begins),
+        places,
+        frozenset(tracer.casts),
+        engine.units,
     )
 
 
@@ -102,11 +118,27 @@ class MetaEngine:
         self._lower, self._autocast, self._tracer = lower, autocast, tracer
         self._scaler = torch.amp.GradScaler("meta") if lower is torch.float16 else None
         self._unscaled = False
+        self._model: torch.nn.Module | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        self.units: tuple[str, ...] = ()
         self.owned: Owned = lambda: ()
 
-    def watch(self, model: torch.nn.Module) -> None:
-        """Attribute what happens to the modules of `model` by their paths."""
+    def watch(self, model: torch.nn.Module, units: Iterable[str] = ()) -> None:
+        """Attribute what happens to the modules of `model` by their paths; `units` are those of its repeated blocks."""
+        self._model, self.units = model, tuple(units)
         self._tracer.paths = {id(module): path for path, module in model.named_modules()}
+
+    def places(self) -> dict[int, str]:
+        """The module of each block that lasts: weights, buffers and the optimizer's state."""
+        found = {}
+        states = self._optimizer.state if self._optimizer is not None else {}
+        for name, tensor in [*self._model.named_parameters(), *self._model.named_buffers()] if self._model else ():
+            kept = [each for each in states.get(tensor, {}).values() if isinstance(each, Tensor)]
+            for each in (tensor, *kept):
+                block = self._tracer.block_of(each)
+                if block is not None:
+                    found[block] = name.rpartition(".")[0]
+        return found
 
     def autocast(self) -> Any:
         return self._autocast(self._lower) if self._lower else contextlib.nullcontext()
@@ -157,12 +189,6 @@ class _MetaOptimizer:
         self._optimizer.zero_grad(set_to_none=set_to_none)
 
 
-@contextlib.contextmanager
-def _cpu_autocast(dtype: torch.dtype) -> Iterator[None]:
-    with torch.autocast("cpu", dtype):
-        yield
-
-
 class _Tracer(TorchDispatchMode):
     """Sees every operator of the step; knows a storage by identity and hears of its death through a weak reference."""
 
@@ -173,6 +199,7 @@ class _Tracer(TorchDispatchMode):
         self.costs: list[Cost] = []
         self.parts: dict[int, str] = {}
         self.moments: list[Moment] = []
+        self.casts: set[int] = set()
         self.paths: dict[int, str] = {}
         self.phase = ""
         self._inside: list[str] = []  # the modules whose forward is running, innermost last
@@ -215,16 +242,23 @@ class _Tracer(TorchDispatchMode):
                     self.parts[block] = part
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():  # in here `meta` tensors are what they are
+            return self._dispatch(func, args, kwargs or {})
+
+    def _dispatch(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = func._schema.name.partition("::")[2]
         answer = _ANSWERS.get(name)
         self.moments.append(Moment(self.phase, self._module(), name))
-        out = answer(func, args, kwargs) if answer else func(*args, **kwargs)
+        out = answer(func, args, kwargs) if answer else shortcut(name, args, kwargs)
+        if out is NotImplemented:
+            out = func(*args, **kwargs)
         for spent in costs(func, args, kwargs, out):
             self.costs.append(replace(spent, phase=self.phase))
         for each in pytree.tree_leaves(out):
             if isinstance(each, Tensor):
-                self._see(each)
+                block = self._see(each)
+                if name == "_to_copy" and block and self.parts.get(self.block_of(args[0]) or 0) == "weights":
+                    self.casts.add(block)
         workspace = self._workspaces.get(name)
         if workspace is not None:
             self._pass(workspace(args))
@@ -238,17 +272,23 @@ class _Tracer(TorchDispatchMode):
             now = len(self.moments) - 1
             self.events += [Event(+1, self._count, size, now), Event(-1, self._count, size, now)]
 
+    def block_of(self, tensor: Tensor) -> int | None:
+        """The block of a tensor that was seen."""
+        storage = tensor.untyped_storage()
+        known = self._blocks.get(id(storage))
+        return known[1] if known is not None and known[0]() is storage else None
+
     def _see(self, tensor: Tensor) -> int | None:
         """The block of a tensor's storage, taken now if it is new; None if it has no bytes on the card."""
-        if tensor.device.type != "meta":
+        if not tensor.is_meta:
             return None
         storage = tensor.untyped_storage()
         size = storage.nbytes()
         if not size:
             return None
-        known = self._blocks.get(id(storage))
-        if known is not None and known[0]() is storage:
-            return known[1]
+        known = self.block_of(tensor)
+        if known is not None:
+            return known
         self._count += 1
         block = self._count
 
@@ -285,10 +325,11 @@ def _cudnn_batch_norm_backward(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _scalar(func: Any, args: Any, kwargs: Any) -> Any:
-    return 0.0 if args[0].device.type == "meta" else func(*args, **kwargs)  # a scaler's "found inf" must read 0
+    return 0.0 if args[0].is_meta else func(*args, **kwargs)  # a scaler's "found inf" must read 0
 
 
 _ANSWERS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    **ANSWERS,
     "convolution": _convolution,
     "native_dropout": _native_dropout,
     "cudnn_batch_norm": _cudnn_batch_norm,

@@ -1,0 +1,151 @@
+"""One card's share of a step that several cards do together: transformations of the trace of the undivided step.
+
+ddp      every card holds everything, and a copy of the gradients in buckets for the all-reduce
+fsdp     weights, gradients and optimizer state are divided; a block's full weights exist while it runs
+offload  the optimizer's state lives in the machine's memory
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from fromzero.planner.breakdown import unit_of
+from fromzero.planner.trace import Event, Trace
+
+STATE = ("weights", "gradients", "optimizer")
+# torch.nn.parallel.DistributedDataParallel: buckets of 25 MiB after a first one of 1 MiB.
+FIRST_BUCKET, BUCKET = 1 << 20, 25 << 20
+
+
+def ddp(trace: Trace) -> Trace:
+    """Gradient buckets, made before the first step and kept: the gradients once more (PyTorch's default, without
+    `gradient_as_bucket_view`)."""
+    total = sum(size for _, size in _gradients(trace))
+    sizes = [min(FIRST_BUCKET, total)]
+    while sum(sizes) < total:
+        sizes.append(min(BUCKET, total - sum(sizes)))
+    first = max(trace.parts) + 1
+    buckets = [Event(+1, first + number, size) for number, size in enumerate(sizes) if size]
+    at = _before_first_step(trace)
+    return dataclasses.replace(
+        trace,
+        events=(*trace.events[:at], *buckets, *trace.events[at:]),
+        parts=trace.parts | {each.block: "gradients" for each in buckets},
+    )
+
+
+def offload_optimizer(trace: Trace) -> Trace:
+    """Without the optimizer's state and the temporaries of its step, which runs on the CPU."""
+    return dataclasses.replace(
+        trace,
+        events=tuple(
+            each
+            for each in trace.events
+            if trace.parts[each.block] != "optimizer" and not _temporary_of_optimizer(trace, each)
+        ),
+    )
+
+
+def fsdp(trace: Trace, cards: int, reshard: bool = True) -> Trace:
+    """PyTorch's fully_shard by block. What lasts is divided by `cards`; a block's weights are gathered before it runs,
+    with those of the next one on the way, and dropped after it (`reshard`) or after the backward pass; its gradients
+    exist in full until they are reduced. Precision copies of weights, which autocast would make, are the gathered
+    weights themselves."""
+    gathered = _gathered_sizes(trace)
+    born = {each.block: each.moment for each in trace.events if each.sign > 0}
+    divided = []
+    for event in trace.events:
+        if event.block in trace.casts:
+            continue
+        part = trace.parts[event.block]
+        if part in STATE or (part == "activations" and trace.moments[born[event.block]].phase == "optimizer"):
+            event = event._replace(size=-(-event.size // cards))
+        divided.append(event)
+    ghosts = list(_gathers(trace, gathered, reshard))
+    parts, added = dict(trace.parts), []
+    for number, (begin, end, size, part) in enumerate(ghosts, max(trace.parts) + 1):
+        parts[number] = part
+        added += [Event(+1, number, size, begin), Event(-1, number, size, end)]
+    # What is gathered comes before the operators of its moment; what is dropped, after them.
+    order = sorted(
+        [*((each.moment, 1, each) for each in divided), *((e.moment, 0 if e.sign > 0 else 2, e) for e in added)],
+        key=lambda item: item[:2],
+    )
+    return dataclasses.replace(trace, events=tuple(each for _, _, each in order), parts=parts)
+
+
+def gradient_bytes(trace: Trace) -> int:
+    """What the cards exchange at the end of a step."""
+    return sum(size for _, size in _gradients(trace))
+
+
+def weight_bytes(trace: Trace) -> int:
+    """The weights as they are gathered: in the precision they are used in."""
+    return sum(_gathered_sizes(trace).values())
+
+
+def state_bytes(trace: Trace) -> int:
+    """The optimizer's state."""
+    return sum(each.size for each in trace.events if each.sign > 0 and trace.parts[each.block] == "optimizer")
+
+
+# --- reading a trace ----------------------------------------------------------------------------------------------
+
+
+def _before_first_step(trace: Trace) -> int:
+    return next((at for at, each in enumerate(trace.events) if trace.parts[each.block] != "weights"), 0)
+
+
+def _gradients(trace: Trace) -> Iterator[tuple[int, int]]:
+    """(moment, bytes) of the gradients that the last step makes."""
+    begin = trace.steps[-1] if trace.steps else 0
+    for each in trace.events:
+        if each.sign > 0 and each.moment >= begin and trace.parts[each.block] == "gradients":
+            yield each.moment, each.size
+
+
+def _temporary_of_optimizer(trace: Trace, event: Event) -> bool:
+    return trace.parts[event.block] == "activations" and trace.moments[event.moment].phase == "optimizer"
+
+
+def _division(trace: Trace, path: str) -> str:
+    """The block whose weights are gathered together with those at `path`; "" is the rest of the model."""
+    unit = unit_of(trace, path)
+    return unit if unit in trace.units else ""
+
+
+def _gathered_sizes(trace: Trace) -> dict[str, int]:
+    """Bytes of each block's weights; half of them where autocast works in half precision."""
+    sizes: dict[str, int] = {}
+    for each in trace.events:
+        if each.sign > 0 and trace.parts[each.block] == "weights" and each.block in trace.places:
+            unit = _division(trace, trace.places[each.block])
+            sizes[unit] = sizes.get(unit, 0) + each.size
+    return {unit: size // 2 if trace.casts else size for unit, size in sizes.items()}
+
+
+def _gathers(trace: Trace, sizes: dict[str, int], reshard: bool) -> Iterator[tuple[int, int, int, str]]:
+    """(first moment, last moment, bytes, part) of each time a block's full weights or gradients are there."""
+    for begin, end in zip(trace.steps, (*trace.steps[1:], len(trace.moments)), strict=True):
+        spans: dict[tuple[str, str], list[int]] = {}
+        for moment in range(begin, end):
+            phase, path, _ = trace.moments[moment]
+            if phase in ("forward", "backward"):
+                spans.setdefault((phase, _division(trace, path)), []).append(moment)
+        visited = [(phase, unit, at[0], at[-1]) for (phase, unit), at in spans.items() if unit in sizes]
+        last = max((each[3] for each in visited), default=begin)
+        visited.sort(key=lambda each: each[2])
+        for number, (phase, unit, first, final) in enumerate(visited):
+            if unit == "":  # what belongs to no block is gathered from the first use to the end of the step's passes
+                if phase == "forward":
+                    yield first, last, sizes[unit], "weights"
+                continue
+            early = visited[number - 1][2] if number and visited[number - 1][1] else first  # prefetched
+            if reshard:
+                yield early, final, sizes[unit], "weights"
+            elif phase == "forward":
+                closing = next((each[3] for each in visited if each[0] == "backward" and each[1] == unit), final)
+                yield early, closing, sizes[unit], "weights"
+            if phase == "backward":  # full gradients, in a buffer for the reduction
+                yield first, final, sizes[unit], "gradients"
