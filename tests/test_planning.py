@@ -114,7 +114,7 @@ def test_does_not_fit_is_exit_status_1(capsys):
 
 def test_pascal_is_told_that_half_is_not_faster():
     codes = {each.code for each in plan("cnn", card="GTX 1080 Ti", imgsz=28, precision="amp-fp16").advice}
-    assert {"half_not_faster", "uncalibrated"} <= codes
+    assert {"half_not_faster", "learning_rate"} <= codes
 
 
 def test_this_machines_cpu_is_a_card():

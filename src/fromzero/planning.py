@@ -21,13 +21,14 @@ from fromzero.machine.ledger import correction, entries
 from fromzero.machine.process import settled_bytes
 from fromzero.models.build import build_on_meta, task_of, usual_size
 from fromzero.planner.breakdown import Course, by_module, course, peak
+from fromzero.planner.kernels import Setting
 from fromzero.planner.memory import memory, verdict
-from fromzero.planner.parallel import ddp, fsdp, offload_optimizer
+from fromzero.planner.parallel import ddp, fsdp, offload_optimizer, waiting
 from fromzero.planner.search import LADDER, between, largest_batch
-from fromzero.planner.timing import Length, doubts, energy, timing
+from fromzero.planner.timing import Length, doubts, energy, takes_tf32, timing, watts
 from fromzero.planner.trace import MetaEngine, Trace, trace
 from fromzero.records import Advice, Card, Memory, Plan, Recipe, Stack, Time, Verdict, Workload
-from fromzero.step import REFERENCE_BATCH, inference_step, make_optimizer, scaled_lr, training_step
+from fromzero.step import DEFAULT_LR, REFERENCE_BATCH, inference_step, make_optimizer, scaled_lr, training_step
 from fromzero.terminal import bytes_text, seconds_text
 
 # Two small batches give the line on which all others lie.
@@ -49,14 +50,17 @@ def plan(
     purpose: str = "train",
     steps: int = TRACED_STEPS,
     torch: str = "",
+    tariff: float | None = None,
+    currency: str = "",
     **recipe: Any,
 ) -> Plan:
     """What `model` needs on `card` (None: the device at hand, "cpu": this machine's CPU).
 
     `imgsz` (None: 224, or the model's own size where it must be another) and `channels` shape pictures, `seq` is the
     length of a text in tokens. `batch` is a number, "auto" for the largest that fits, or None for the usual one made
-    smaller until it fits. The other words are the fields of `Recipe`. Raises UnknownName with near matches for a
-    model, card or word that does not exist."""
+    smaller until it fits. `torch` is the release it will run on (default: the one here), `tariff` the price of a kWh
+    in `currency`. The other words are the fields of `Recipe`. Raises UnknownName with near matches for a model, card or
+    word that does not exist."""
     for name, value in (
         ("imgsz", 1 if imgsz is None else imgsz),
         ("seq", seq),
@@ -87,8 +91,15 @@ def plan(
         raise UsageError("batch_too_large", batch=chosen, accumulate=made.accumulate, samples=samples)
     judged = judge.at(chosen)
     made = dataclasses.replace(made, batch=chosen, lr=_lr(made, chosen) if made.lr is None else made.lr)
-    length = Length(samples=samples, epochs=made.epochs if purpose == "train" else 1, batch=chosen * made.accumulate)
-    time = _corrected(timing(judged.trace, device, length, torch), correction(entries(device.title)))
+    whole = judge.whole(chosen)
+    length = Length(
+        samples=samples,
+        epochs=made.epochs if purpose == "train" else 1,
+        batch=chosen * made.accumulate * made.cards,
+    )
+    setting = Setting(device, torch, takes_tf32(made.precision, torch))
+    traced = timing(whole, setting, length)
+    time = _corrected(_of_recipe(traced, made, whole, device, length), correction(entries(device.title)))
     return Plan(
         card=device,
         stack=stack,
@@ -96,10 +107,10 @@ def plan(
         recipe=made,
         memory=_explained(judged),
         time=time,
-        energy=energy(time, device, judged.trace),
+        energy=energy(time.total, watts(traced, setting, whole) * made.cards, tariff, currency),
         verdict=judged.verdict,
         max_batch=largest,
-        advice=tuple(_advice(made, device, judge, judged)),
+        advice=tuple(_advice(made, device, judge, judged, recipe.get("lr"), doubts(whole, setting))),
     )
 
 
@@ -213,7 +224,9 @@ def _batch(batch: int | str | None, judge: _Judge, limit: int) -> tuple[int, int
 
 
 def _lr(recipe: Recipe, batch: int) -> float:
-    return scaled_lr(recipe.optimizer, batch * recipe.accumulate) * (PRETRAINED_LR_SHARE if recipe.pretrained else 1)
+    return scaled_lr(recipe.optimizer, batch * recipe.accumulate * recipe.cards) * (
+        PRETRAINED_LR_SHARE if recipe.pretrained else 1
+    )
 
 
 def _torch_version() -> str:
@@ -241,12 +254,13 @@ class _Judge:
         self.at = functools.cache(self._at)
 
     def _at(self, batch: int) -> _Judged:
-        found = divided(self._trace(batch), self.recipe)
+        found = divided(self.whole(batch), self.recipe)
         together = self.recipe.cards
         predicted = memory(found, self.card, self.stack, cards=together, cpu_base=self.base)
         return _Judged(found, predicted, verdict(found, self.card, predicted, self.stack, cards=together))
 
-    def _trace(self, batch: int) -> Trace:
+    def whole(self, batch: int) -> Trace:
+        """The step before it is divided among cards."""
         # Timing has its own length; a trace does not depend on how many samples there are.
         workload = dataclasses.replace(self.workload, samples=0)
         return _trace_at(workload, _as_traced(self.recipe), _generation(self.card), self.steps, batch)
@@ -275,6 +289,27 @@ def _traced(workload: Workload, recipe: Recipe, capability: tuple[int, int] | No
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         shape = "x".join(map(str, workload.input_shape))
         raise UsageError("step_failed", model=workload.model, shape=shape, reason=reason) from error
+
+
+def _of_recipe(time: Time, recipe: Recipe, whole: Trace, card: Card, length: Length) -> Time:
+    """What the trace does not show: further micro-batches, and waiting for other cards or the host."""
+    times = max(1.0, recipe.accumulate / 2)  # two micro-batches are traced
+    parts = {n: s * (times if n in ("forward", "backward", "host") else 1.0) for n, s in time.parts.items()}
+    wait = waiting(whole, card, time, cards=recipe.cards, how=recipe.parallel, offload=recipe.offload == "optimizer")
+    if times == 1.0 and wait == 0.0:
+        return time
+    step = max(sum(s for name, s in parts.items() if name != "host"), parts["host"]) + wait
+    per_epoch = step * length.samples / length.batch
+    return dataclasses.replace(
+        time,
+        step=step,
+        low=step * time.low / time.step,
+        high=step * time.high / time.step + 2 * wait,  # how well it is hidden is the least certain
+        samples_per_second=length.batch / step,
+        epoch=per_epoch,
+        total=per_epoch * length.epochs,
+        parts={**parts, "waiting": wait},
+    )
 
 
 def _corrected(time: Time, factor: float) -> Time:
@@ -396,7 +431,9 @@ def _state_tensors(optimizer: Any) -> list[Any]:
 # --- advice ---------------------------------------------------------------------------------------------------------
 
 
-def _advice(recipe: Recipe, card: Card, judge: _Judge, judged: _Judged) -> Iterable[Advice]:
+def _advice(
+    recipe: Recipe, card: Card, judge: _Judge, judged: _Judged, asked_lr: float | None, uncertain: Iterable[str]
+) -> Iterable[Advice]:
     if judged.verdict != "fits":
         assert recipe.batch is not None
         fits = largest_batch(lambda size: judge.at(size).verdict, limit=recipe.batch)
@@ -411,6 +448,25 @@ def _advice(recipe: Recipe, card: Card, judge: _Judge, judged: _Judged) -> Itera
         yield Advice(code="half_not_faster", text=say("advice.half_not_faster", card=card.title))
     if recipe.precision in ("amp-bf16", "bf16") and not card.is_cpu and "bf16" not in card.rates:
         yield Advice(code="bf16_emulated", text=say("advice.bf16_emulated", card=card.title))
-    for code in doubts(judged.trace, card):
+    if recipe.cards > 1:
+        yield Advice(code="time_several_cards", text=say("advice.doubt.several_cards", cards=recipe.cards))
+    for code in uncertain:
         yield Advice(code=f"time_{code}", text=say(f"advice.doubt.{code}", card=card.title))
-    yield Advice(code="uncalibrated", text=say("advice.uncalibrated"))
+    if judge.workload.purpose == "train" and asked_lr is None:
+        yield Advice(code="learning_rate", text=_why_this_lr(recipe))
+
+
+def _why_this_lr(recipe: Recipe) -> str:
+    """The learning rate and the rule it follows from."""
+    assert recipe.batch is not None and recipe.lr is not None
+    effective = recipe.batch * recipe.accumulate * recipe.cards
+    rule = say("advice.lr_linear" if recipe.optimizer.startswith("sgd") else "advice.lr_root")
+    start = DEFAULT_LR[recipe.optimizer]
+    return say(
+        "advice.learning_rate",
+        lr=f"{recipe.lr:.2g}",
+        batch=effective,
+        start=f"{start:g}",
+        at=REFERENCE_BATCH,
+        rule=rule,
+    )

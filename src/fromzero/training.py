@@ -96,7 +96,7 @@ def train(
         **recipe,
     )
     if planned.verdict == "does_not_fit":
-        advice = " ".join(each.text for each in planned.advice if each.code != "uncalibrated")
+        advice = " ".join(each.text for each in planned.advice if each.saves or each.code == "no_batch_fits")
         need, have = bytes_text(planned.memory.process_peak), bytes_text(planned.card.usable_bytes)
         raise FromzeroError("does_not_fit", card=planned.card.title, need=need, have=have, advice=advice)
     # Before there is a run: a missing file must leave nothing behind, and a resumed run must not need it again.

@@ -24,6 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=_words.within(int, 1), help=say("flag.steps"))
     parser.add_argument("--fit", action="store_true", help=say("flag.fit"))
     parser.add_argument("--picture", type=Path, metavar="FILE", help=say("flag.picture"))
+    parser.add_argument("--tariff", type=_words.within(float, 0), metavar="X", help=say("flag.choose.tariff"))
+    parser.add_argument("--currency", help=say("flag.choose.currency"))
     parser.add_argument("--torch", help=say("flag.torch"))
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=say("flag.plan_output"))
     parser.add_argument("--json", action="store_true", help=say("flag.json"))
@@ -38,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from fromzero.planning import plan
     from fromzero.records import to_json
 
-    words = _words.given(options, *_words.WORKLOAD, "card", "steps", "torch")
+    words = _words.given(options, *_words.WORKLOAD, "card", "steps", "torch", "tariff", "currency")
     options_found: tuple[Option, ...] = ()
     if options.fit:
         from fromzero.fitting import fit
@@ -63,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
             _show_options(made, options_found)
         for each in made.advice:
             print("•", each.text)
+        print("•", say("plan.intervals"))
     return 1 if made.verdict == "does_not_fit" and not options_found else 0
 
 

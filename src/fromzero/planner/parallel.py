@@ -11,7 +11,9 @@ import dataclasses
 from collections.abc import Iterator
 
 from fromzero.planner.breakdown import unit_of
+from fromzero.planner.timing import DIRECT, LINKS, communication, exposed, link_of
 from fromzero.planner.trace import Event, Trace
+from fromzero.records import Card, Time
 
 STATE = ("weights", "gradients", "optimizer")
 # torch.nn.parallel.DistributedDataParallel: buckets of 25 MiB after a first one of 1 MiB.
@@ -88,6 +90,33 @@ def weight_bytes(trace: Trace) -> int:
 def state_bytes(trace: Trace) -> int:
     """The optimizer's state."""
     return sum(each.size for each in trace.events if each.sign > 0 and trace.parts[each.block] == "optimizer")
+
+
+# --- what it costs in time ----------------------------------------------------------------------------------------
+
+# Assumptions, not measured here: Adam on a CPU reads and writes its state and the weights at this rate.
+HOST_BANDWIDTH = 15e9
+
+
+def waiting(trace: Trace, card: Card, time: Time, *, cards: int, how: str, offload: bool) -> float:
+    """Seconds of a step in which a card waits for the others, or for the host. `trace` is the undivided step, `time`
+    that step on one card; `how` is "ddp", "fsdp" or "fsdp-grad-op"."""
+    link = link_of(card)
+    forward, backward = time.parts["forward"], time.parts["backward"]
+    seconds = 0.0
+    if cards > 1 and how == "ddp":
+        seconds += exposed(communication(gradient_bytes(trace), cards, link), backward)
+    elif cards > 1:
+        weights = weight_bytes(trace)
+        gather = communication(weights, cards, link, "all-gather")
+        reduce = communication(gradient_bytes(trace), cards, link, "reduce-scatter")
+        again = gather if how == "fsdp" else 0.0
+        seconds += exposed(gather, forward) + exposed(again + reduce, backward)
+    if offload:  # gradients go down and weights come up; the card waits for the CPU's step
+        gradients = gradient_bytes(trace)
+        seconds += 2 * gradients / (LINKS[link] * DIRECT)
+        seconds += 2 * (state_bytes(trace) + gradients) / HOST_BANDWIDTH - time.parts["optimizer"]
+    return max(0.0, seconds)
 
 
 # --- reading a trace ----------------------------------------------------------------------------------------------

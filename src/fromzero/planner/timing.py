@@ -1,29 +1,33 @@
-"""From the operators of a step to seconds: a roofline with stated, uncalibrated efficiencies.
+"""From the operators of a step to seconds, with an interval, and to energy.
 
-Each operator takes the longer of its arithmetic at a share of the card's peak and its traffic at a share of the card's
-bandwidth, and never less than a launch. The shares are priors, not fits: the interval says so.
+    trace -> kernels timed one by one -> max(the device's sum, the host's dispatching) -> Time
+
+The parameters and the intervals are fitted to published measurements (facts/calibration.json, made by
+benchmarks/time.py); the interval is the one that held 90 % of the rows that were kept out of the fit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from fromzero.planner.operators import Cost
+from fromzero.facts.wheels import version
+from fromzero.planner.kernels import HOST, Kernels, Known, Setting, base, timed
 from fromzero.planner.trace import Trace
 from fromzero.records import Card, Energy, Time
 
-# Share of the dense peak that a kernel class reaches when it is large.
-EFFICIENCY = {"gemm": 0.6, "conv": 0.5, "bmm": 0.5, "attention": 0.4, "grouped": 0.2, "depthwise": 0.1}
-BANDWIDTH_SHARE = 0.7
-LAUNCH_SECONDS = 6e-6
-# Python and the dispatcher, per operator: 26-60 microseconds were measured on old hosts.
-HOST_SECONDS = 25e-6
-# An uncalibrated roofline was 44 % off on average for training on an RTX 3090, and more on cards it had not seen.
-INTERVAL = (0.55, 1.8)
-# A CPU reaches less of its measured matrix rate in convolutions and spends more on each small operator.
-CPU_EFFICIENCY = {"gemm": 0.8, "conv": 0.5, "bmm": 0.5, "attention": 0.4, "grouped": 0.15, "depthwise": 0.1}
-CPU_LAUNCH_SECONDS = 15e-6
-BUSY_POWER_SHARE = 0.85  # a training card draws most of its limit
+PHASES = ("forward", "backward", "optimizer")
+# From this share of the step on, a kind of kernel that is hard to predict makes the whole step uncertain.
+NOTEWORTHY = 0.1
+# Beyond this share of the device's time, the host's dispatching is what one waits for.
+HOST_BOUND = 0.7
+# Power while busy, in shares of the limit: an assumption (no energy was measured), idle host-bound gaps, traffic at
+# full bandwidth, arithmetic at full rate.
+IDLE_SHARE, MEMORY_SHARE, COMPUTE_SHARE = 0.15, 0.7, 0.95
 
 
 @dataclass(frozen=True)
@@ -35,43 +39,152 @@ class Length:
     batch: int
 
 
-def timing(trace: Trace, card: Card, length: Length) -> Time:
-    """Seconds of a traced optimizer step on `card`, and of the run it is a step of."""
-    device = dict.fromkeys(("forward", "backward", "optimizer"), 0.0)
-    for each in trace.costs:
-        device[each.phase or "forward"] += seconds(each, card)
-    host = 0.0 if card.is_cpu else len(trace.costs) * HOST_SECONDS
-    step = max(sum(device.values()), host)
+@dataclass(frozen=True, eq=False)
+class Calibration(Known):
+    """The fitted parameters; `spreads` are the half-widths, in log seconds, of the 90 % interval by what makes a step
+    hard to predict ("" is an ordinary one); `architectures` are those that were measured."""
+
+    spreads: Mapping[str, float] = field(default_factory=dict)
+    architectures: tuple[str, ...] = ()
+    about: Mapping[str, object] = field(default_factory=dict)
+
+
+@functools.cache
+def calibration() -> Calibration:
+    """The built-in calibration."""
+    path = Path(__file__).parents[1] / "facts" / "calibration.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return Calibration(found["parameters"], found["spreads"], tuple(found["architectures"]), found["about"])
+
+
+def timing(trace: Trace, setting: Setting, length: Length) -> Time:
+    """Seconds of a traced optimizer step where `setting` says, and of the run it is a step of."""
+    known = calibration()
+    kernels = timed(trace.costs, setting, known)
+    phases = dict.fromkeys(PHASES, 0.0)
+    for cost, seconds in zip(kernels.costs, kernels.seconds.tolist(), strict=True):
+        phases[cost.phase or "forward"] += seconds
+    host = _host(trace, setting, known)
+    step = max(sum(phases.values()), host)
+    width = math.exp(max(known.spreads.get(each, 0.0) for each in ("", *_doubts(kernels, host, setting, known))))
     per_epoch = step * length.samples / length.batch if length.samples else 0.0
     return Time(
         step=step,
-        low=step * INTERVAL[0],
-        high=step * INTERVAL[1],
+        low=step / width,
+        high=step * width,
         samples_per_second=length.batch / step if step else 0.0,
         epoch=per_epoch,
         total=per_epoch * length.epochs,
-        parts={**device, "host": host},
+        parts={**phases, "host": host},
     )
 
 
-def energy(time: Time, card: Card) -> Energy:
-    """Electricity of the whole run at a stated share of the power limit; money only with a tariff from the user."""
-    return Energy(kwh=time.total * card.tdp_watts * BUSY_POWER_SHARE / 3.6e6)
+def doubts(trace: Trace, setting: Setting, known: Calibration | None = None) -> tuple[str, ...]:
+    """Why this step is harder to predict than others, as codes of `DOUBTS`."""
+    known = known or calibration()
+    kernels = timed(trace.costs, setting, known)
+    return _doubts(kernels, _host(trace, setting, known), setting, known)
 
 
-def seconds(operator: Cost, card: Card) -> float:
-    """One operator on `card`."""
-    shares, launch = (CPU_EFFICIENCY, CPU_LAUNCH_SECONDS) if card.is_cpu else (EFFICIENCY, LAUNCH_SECONDS)
-    traffic = operator.bytes / (card.bandwidth * BANDWIDTH_SHARE)
-    arithmetic = operator.flops / (_rate(card, operator.dtype) * shares[operator.kind]) if operator.flops else 0.0
-    return max(arithmetic, traffic) + launch
+def takes_tf32(precision: str, torch: str) -> bool:
+    """Whether fp32 matrix products may run in TF32: when asked to, and in PyTorch 1.7 to 1.11 by default (later ones
+    let convolutions only)."""
+    return precision == "tf32" or (precision == "fp32" and bool(torch) and (1, 7) <= version(torch) < (1, 12))
 
 
-def _rate(card: Card, dtype: str) -> float:
-    """The peak that matters: half precision runs on tensor cores where the card has them, else at the fp32 rate
-    (GeForce Pascal and GTX 16 gain no speed from it)."""
-    if dtype == "float16":
-        return card.rates.get("fp16", card.rates["fp32"])
-    if dtype == "bfloat16":
-        return card.rates.get("bf16", card.rates["fp32"] / 2)
-    return card.rates["fp32"]
+# What makes a step hard to predict, by the share of its kernels or by where it runs.
+DOUBTS = (
+    "cpu",
+    "large_depthwise",
+    "grouped_channels_last",
+    "recurrent",
+    "host_bound",
+    "unseen_architecture",
+    "low_power",
+)
+
+
+def _doubts(kernels: Kernels, host: float, setting: Setting, known: Calibration) -> tuple[str, ...]:
+    card = setting.card
+    found = {
+        "cpu": card.is_cpu,
+        "large_depthwise": kernels.share(lambda c: base(c.kind) == "depthwise" and c.dims[4] >= 49) > NOTEWORTHY,
+        "grouped_channels_last": kernels.share(lambda c: base(c.kind) == "grouped" and c.layout == "nhwc") > NOTEWORTHY,
+        "recurrent": kernels.share(lambda c: base(c.kind) == "rnn") > NOTEWORTHY,
+        "host_bound": host > HOST_BOUND * kernels.seconds.sum(),
+        "unseen_architecture": not card.is_cpu and setting.make.architecture not in known.architectures,
+        "low_power": card.form == "laptop" or (not card.is_cpu and 0 < card.tdp_watts <= LOW_POWER_WATTS),
+    }
+    return tuple(code for code in DOUBTS if found[code])
+
+
+LOW_POWER_WATTS = 75  # T4, L4, P4: what the slot alone gives
+
+
+def _host(trace: Trace, setting: Setting, known: Calibration) -> float:
+    """Seconds in which the host only sends the operators off; on a CPU that is part of each."""
+    return 0.0 if setting.card.is_cpu else len(trace.costs) * math.exp(known.parameters.get("host", math.log(HOST)))
+
+
+# --- energy ---------------------------------------------------------------------------------------------------------
+
+
+def energy(seconds: float, draw: float, tariff: float | None = None, currency: str = "") -> Energy:
+    """Electricity of a run of `seconds` at `draw` watts, and its cost if the user gave a `tariff` a kWh."""
+    kwh = seconds * draw / 3.6e6
+    return Energy(kwh=kwh, cost=None if tariff is None else kwh * tariff, currency=currency)
+
+
+def watts(time: Time, setting: Setting, trace: Trace) -> float:
+    """What the card draws on average during a traced step of `time`, under its limit: by how much of the time its
+    arithmetic units, its memory or neither are busy."""
+    card = setting.card
+    if card.is_cpu or not time.step:
+        return card.tdp_watts * (COMPUTE_SHARE + MEMORY_SHARE) / 2
+    kernels = timed(trace.costs, setting, calibration())
+    busy = kernels.compute / (kernels.compute + kernels.memory + 1e-30)
+    drawn = (kernels.seconds * (MEMORY_SHARE + (COMPUTE_SHARE - MEMORY_SHARE) * busy)).sum()
+    idle = max(0.0, time.step - kernels.seconds.sum())
+    return float(card.tdp_watts * (drawn + IDLE_SHARE * idle) / (kernels.seconds.sum() + idle))
+
+
+# --- several cards --------------------------------------------------------------------------------------------------
+
+# Bytes/s in one direction between two cards: PCIe x16 of generations 3 to 5 (PCI-SIG) and NVLink in NVIDIA's data
+# sheets (bridges of RTX 2080 Ti and RTX 3090; SXM boards of V100, A100, H100).
+LINKS: Mapping[str, float] = {
+    "pcie3": 15.75e9,
+    "pcie4": 31.5e9,
+    "pcie5": 63e9,
+    "nvlink-bridge-2": 50e9,
+    "nvlink-bridge-3": 56.25e9,
+    "nvlink-2": 150e9,
+    "nvlink-3": 300e9,
+    "nvlink-4": 450e9,
+}
+# Assumptions, not measured here: GeForce cards without a bridge pass data through host memory, which takes the bus
+# twice; a direct link gives about this share of its figure.
+THROUGH_HOST, DIRECT = 0.4, 0.8
+HOP_SECONDS = 10e-6  # the start of one message
+OVERLAP = 0.9  # of backward: the first layers' gradients come last and wait for nothing
+_PCIE = {"maxwell": "pcie3", "pascal": "pcie3", "volta": "pcie3", "turing": "pcie3", "ampere": "pcie4", "ada": "pcie4"}
+
+
+def link_of(card: Card) -> str:
+    """The PCIe generation of a card's architecture; whether there is a bridge only the user knows."""
+    return _PCIE.get(card.architecture.lower(), "pcie5")
+
+
+def communication(data: float, cards: int, link: str, collective: str = "all-reduce") -> float:
+    """Seconds in which `cards` cards sum (all-reduce), collect (all-gather) or sum and share out (reduce-scatter)
+    `data` bytes in a ring over a link of `LINKS`."""
+    if cards < 2:
+        return 0.0
+    rounds = (cards - 1) * {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}[collective]
+    rate = LINKS[link] * (THROUGH_HOST if link.startswith("pcie") else DIRECT)
+    return rounds * (data / cards / rate + HOP_SECONDS)
+
+
+def exposed(seconds: float, backward: float) -> float:
+    """What of a communication of `seconds` the backward pass does not hide."""
+    return max(0.0, seconds - OVERLAP * backward, seconds * (1 - OVERLAP))
