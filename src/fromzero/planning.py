@@ -250,8 +250,13 @@ class _Judge:
 
     def __init__(self, workload: Workload, recipe: Recipe, card: Card, steps: int, stack: Stack) -> None:
         self.workload, self.recipe, self.card, self.steps, self.stack = workload, recipe, card, steps, stack
-        self.base = settled_bytes() if card.is_cpu else 0
         self.at = functools.cache(self._at)
+
+    @functools.cached_property
+    def base(self) -> int:
+        """What a CPU run holds before its first step. Asked after the first trace, whose machinery stays loaded: every
+        run is planned in its own process first."""
+        return settled_bytes() if self.card.is_cpu else 0
 
     def _at(self, batch: int) -> _Judged:
         found = divided(self.whole(batch), self.recipe)

@@ -44,7 +44,7 @@ from fromzero.models.deploy import Deployed, Normalise
 from fromzero.models.weights import load_pretrained
 from fromzero.planning import plan, summary
 from fromzero.preparing import digest, prepare, preprocessing_for, shorter_side
-from fromzero.records import PRECISIONS, Preprocessing, Recipe, to_json
+from fromzero.records import PRECISIONS, Plan, Preprocessing, Recipe, to_json
 from fromzero.runs import Run
 from fromzero.runtimes.torch_runtime import TorchClassifier
 from fromzero.step import learning_rate, make_optimizer, training_step
@@ -52,6 +52,7 @@ from fromzero.tasks import image
 from fromzero.terminal import Console, bytes_text, seconds_text
 
 SAVE_SECONDS = 60.0  # a crash loses at most this much
+TELLING_STEPS = 20  # a run of fewer is mostly the first step's preparations
 LOOK_STEPS = 20  # the loss is read from the device this often
 MIXED = {"fp32": "no", "tf32": "no", "amp-fp16": "fp16", "amp-bf16": "bf16"}
 
@@ -363,6 +364,24 @@ def _record_epoch(
     )
 
 
+def _note(planned: Plan, step: float, peak: int) -> None:
+    """A line in the ledger that corrects later plans for this device."""
+    ledger.note(
+        ledger.Entry(
+            when=ledger.now(),
+            device=planned.card.title,
+            model=planned.workload.model,
+            batch=planned.recipe.batch or 0,
+            precision=planned.recipe.precision,
+            torch=torch.__version__,
+            predicted_step=planned.time.step / planned.time.correction,
+            measured_step=step,
+            predicted_bytes=planned.memory.process_peak,
+            measured_bytes=peak,
+        )
+    )
+
+
 def _finish(
     run: Run, state: State, base: int, highest: int, recording: Recording, device: torch.device, console: Console
 ) -> None:
@@ -375,21 +394,8 @@ def _finish(
         held = [own_memory(card) or 0 for sample in recording.samples for card in sample.gpus]
         measured["process_peak"] = max(held, default=0) or None  # inside a container the driver does not tell
     measured |= {"kwh": recording.kwh, "power_assumed": recording.cpu_power_assumed, "seconds": recording.seconds}
-    planned = run.plan()
-    ledger.note(
-        ledger.Entry(
-            when=ledger.now(),
-            device=planned.card.title,
-            model=planned.workload.model,
-            batch=planned.recipe.batch or 0,
-            precision=planned.recipe.precision,
-            torch=torch.__version__,
-            predicted_step=planned.time.step / planned.time.correction,
-            measured_step=step,
-            predicted_bytes=planned.memory.process_peak,
-            measured_bytes=measured["process_peak"] or 0,
-        )
-    )
+    if len(state.steps_seconds) >= TELLING_STEPS:
+        _note(run.plan(), step, measured["process_peak"] or 0)
     run.note(
         status="finished",
         measured=to_json(measured),
