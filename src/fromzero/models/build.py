@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 from fromzero.errors import UnknownName
 from fromzero.models import families
@@ -33,6 +36,58 @@ def build(name: str, classes: int, channels: int, size: int) -> Any:
 def task_of(name: str) -> str:
     """The task a model is for: a file of `tasks/`."""
     return family_of(name).task(name)
+
+
+def build_on_meta(name: str, classes: int, channels: int, size: int) -> Any:
+    """The module without numbers. Some models read numbers while they are built (`.item()` of a table of widths): those
+    are built with real tables, and only their parameters lose their numbers, each as soon as it is made; the few that
+    read their parameters too are built for real."""
+    import torch
+
+    failed: Exception | None = None
+    for without_numbers in (lambda: torch.device("meta"), _parameters_on_meta, contextlib.nullcontext):
+        try:
+            with without_numbers():
+                model = build(name, classes, channels, size)
+            return model.to("meta")  # old constructors (torch.FloatTensor) and tables from numpy hear of no device
+        except (
+            Exception
+        ) as error:  # "Tensor.item() cannot be called on meta tensors", in as many ways as there are calls
+            failed = error
+    assert failed is not None
+    raise failed
+
+
+@contextlib.contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    from torch import nn
+
+    register = nn.Module.register_parameter
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, parameter)
+        if parameter is not None and not parameter.is_meta and not isinstance(parameter, nn.UninitializedParameter):
+            empty = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+            module._parameters[name] = empty
+
+    with mock.patch.object(nn.Module, "register_parameter", registered):
+        yield
+
+
+def usual_size(name: str, wanted: int = 224) -> int:
+    """The side of pictures to plan with when none was asked for: `wanted`, or the model's own where it cannot take
+    that. Tried on one picture without numbers, and only for models that were made for another size."""
+    import torch
+
+    own = (family_of(name).normalisation(name) or {}).get("size", wanted)
+    if own == wanted:
+        return wanted
+    try:
+        with torch.device("meta"), torch.no_grad():
+            build_on_meta(name, 2, 3, wanted).eval()(torch.empty(1, 3, wanted, wanted))
+    except Exception:  # each model says no in its own way
+        return own
+    return wanted
 
 
 def names() -> list[str]:

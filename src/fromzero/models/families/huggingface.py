@@ -1,13 +1,15 @@
-"""Language models by their configuration: `hf:gpt2`, `hf:path/to/config.json`. Freshly initialised; nothing is fetched.
+"""transformers' models by their configuration: `hf:gpt2`, `hf:path/to/config.json`. Freshly initialised, never fetched.
 
 A name is a folder or file with a `config.json`, a known checkpoint (facts/configs.json), or a transformers model type,
-which stands for that type's default configuration.
+which stands for that type's default configuration. Where transformers cannot build that, facts/configs.json completes
+it.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ _FACTS = Path(__file__).parents[2] / "facts" / "configs.json"
 
 
 def names() -> list[str]:
-    return [PREFIX + each for each in [*_known(), *_transformers().CONFIG_MAPPING]]
+    return [PREFIX + each for each in dict.fromkeys([*_known(), *_transformers().CONFIG_MAPPING])]
 
 
 def takes(name: str) -> bool:
@@ -27,39 +29,88 @@ def takes(name: str) -> bool:
 
 
 def task(name: str) -> str:
-    """ "lm" for models that predict the next token, "text" for encoders, which classify."""
-    return "text" if _kind(_config(name)) == "AutoModelForSequenceClassification" else "lm"
+    """ "lm" for models that predict tokens, "text" for encoders, which classify, "image" for those of pictures."""
+    return _head(_config(name)).task
 
 
 def build(name: str, classes: int, channels: int, size: int) -> Any:
-    config = _config(name)
-    kind = _kind(config)
-    if kind == "AutoModelForSequenceClassification":
-        config.num_labels = classes
-    if hasattr(config, "pad_token_id") and config.pad_token_id is None:
-        config.pad_token_id = 0  # classifiers look for the last token that is none
-    model = getattr(_transformers(), kind).from_config(config)
-    if kind != "AutoModelForSeq2SeqLM":
-        return model
-    from fromzero.models.seq2seq import SameInput
+    from fromzero.models import calling
 
-    return SameInput(model)
+    config = _config(name)
+    head = _head(config)
+    for each in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if head.task != "lm":
+            _set(each, num_labels=classes)
+        if head.task == "image":
+            _set(each, image_size=size, num_channels=channels)
+    if getattr(config, "pad_token_id", 0) is None:
+        config.pad_token_id = 0  # classifiers look for the last token that is none
+    if not config.architectures:  # from_config asks for it where an architecture has several such heads
+        config.architectures = [_first(_architectures(head)[config.model_type])]
+    model = getattr(_transformers(), head.model).from_config(config)
+    return getattr(calling, head.called)(model) if head.called else model
 
 
 def normalisation(name: str) -> dict[str, Any] | None:
     return None
 
 
-def _kind(config: Any) -> str:
-    """Which of transformers' heads goes on this architecture."""
-    auto = _transformers().models.auto.modeling_auto
-    if config.model_type in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-        return "AutoModelForSeq2SeqLM"
-    masked = config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    causal = config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if causal and (not masked or getattr(config, "is_decoder", False)):
-        return "AutoModelForCausalLM"
-    return "AutoModelForSequenceClassification" if masked else "AutoModelForCausalLM"
+@dataclass(frozen=True)
+class _Head:
+    """What transformers puts on an architecture: its class, the list of architectures that have it, the task it is for,
+    and how it is called (`models.calling`)."""
+
+    model: str
+    known: str
+    task: str
+    called: str = ""
+
+
+# The first that an architecture has. Encoders classify; a masked head is for those that have no classifier.
+_HEADS = (
+    _Head("AutoModelForSeq2SeqLM", "SEQ_TO_SEQ_CAUSAL_LM", "lm", "SameInput"),
+    _Head("AutoModelForCausalLM", "CAUSAL_LM", "lm"),
+    _Head("AutoModelForSequenceClassification", "SEQUENCE_CLASSIFICATION", "text"),
+    _Head("AutoModelForMaskedLM", "MASKED_LM", "lm"),
+    _Head("AutoModelForImageClassification", "IMAGE_CLASSIFICATION", "image", "Logits"),
+    _Head("AutoModelForImageTextToText", "IMAGE_TEXT_TO_TEXT", "lm"),  # fed with text alone
+)
+
+
+def _head(config: Any) -> _Head:
+    """Which head goes on this architecture. Encoders that could be decoders are encoders unless the configuration says
+    so; a configuration saved from a classifier ("LlamaForSequenceClassification") gives that classifier."""
+    fitting = [each for each in _HEADS if config.model_type in _architectures(each)]
+    saved = [each for each in fitting if _saved_as(config, each.model.removeprefix("AutoModel"))]
+    if saved and saved[0].task != "lm":
+        return saved[0]
+    encoder = any(each.known == "MASKED_LM" for each in fitting) and not getattr(config, "is_decoder", False)
+    if encoder:
+        fitting = [each for each in fitting if each.known != "CAUSAL_LM"]
+    if not fitting:
+        raise UsageError("config_no_head", kind=config.model_type)
+    return fitting[0]
+
+
+def _architectures(head: _Head) -> dict[str, Any]:
+    """The architectures that have this head: model type -> name of the class, or several."""
+    return getattr(_transformers().models.auto.modeling_auto, f"MODEL_FOR_{head.known}_MAPPING_NAMES")
+
+
+def _first(names: str | tuple[str, ...]) -> str:
+    return names if isinstance(names, str) else names[0]
+
+
+def _saved_as(config: Any, head: str) -> bool:
+    return any(each.endswith(head) for each in config.architectures or ())
+
+
+def _set(config: Any, **values: int) -> None:
+    """Set what a configuration has, in the form it has it: some give both sides of a picture."""
+    for name, value in values.items():
+        present = getattr(config, name, None)
+        if present is not None:
+            setattr(config, name, [value] * len(present) if isinstance(present, (list, tuple)) else value)
 
 
 def _config(name: str) -> Any:

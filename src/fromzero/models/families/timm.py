@@ -33,7 +33,12 @@ def build(name: str, classes: int, channels: int, size: int) -> Any:
     settings = timm.get_pretrained_cfg(name.partition(".")[0], allow_unregistered=True)
     fixed = settings is not None and settings.fixed_input_size and settings.input_size[-1] != size
     extra = {"img_size": size} if fixed else {}  # transformers derive their position table from it
-    return timm.create_model(name, num_classes=classes, in_chans=channels, **extra)
+    model = timm.create_model(name, num_classes=classes, in_chans=channels, **extra)
+    if hasattr(model, "get_classifier"):
+        return model
+    from fromzero.models.calling import Pooled  # the vision half of a language model has no head of its own
+
+    return Pooled(model, model.head_hidden_size, classes)
 
 
 def normalisation(name: str) -> dict[str, Any] | None:
