@@ -74,8 +74,15 @@ def test_the_plain_case_is_answered():
     assert shortcut("mm", (meta(3, 4), meta(4, 5)), {}) is not NotImplemented
 
 
+def test_broadcasting_gives_the_common_shape():
+    for one, other in (((4, 6), (6,)), ((4, 1), (1, 6)), ((), (2, 3))):
+        args = (meta(*one), meta(*other))
+        found = shortcut("mul", args, {})
+        if found is not NotImplemented:
+            assert described(found) == described(aten.mul.Tensor(*args))
+
+
 def test_what_is_not_plain_is_left_alone():
-    assert shortcut("add", (meta(4, 6), meta(6)), {}) is NotImplemented  # broadcast
     assert shortcut("add", (meta(4, 6), meta(4, 6, dtype=HALF)), {}) is NotImplemented  # promotion
     assert shortcut("add", (torch.zeros(2, 2), torch.zeros(2, 2)), {}) is NotImplemented  # real numbers
     assert shortcut("add", (torch.zeros(2, dtype=torch.long, device="meta"), 0.5), {}) is NotImplemented

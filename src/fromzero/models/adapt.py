@@ -73,7 +73,8 @@ def add_lora(model: nn.Module, recipe: Recipe) -> None:
         use_dora=recipe.dora,
         fan_in_fan_out=any(type(each).__name__ == "Conv1D" for each in model.modules()),
     )
-    peft.inject_adapter_in_model(settings, model)
+    without_numbers = next(model.parameters()).is_meta  # else adapters are filled with numbers first
+    peft.inject_adapter_in_model(settings, model, low_cpu_mem_usage=without_numbers)
     for each in heads:
         each.requires_grad_(True)
 

@@ -37,20 +37,15 @@ def cuda_choices(capability: tuple[int, int], attention: str = "auto") -> Iterat
     autocast = _Autocast()
     rules = [*_decompositions(capability, attention), *rnn.cuda_kernels()]
     asked = mock.patch.object(torch.cuda, "get_device_capability", lambda *args: capability)
-    with _registered(rules, autocast.kernels()), autocast.follows_torch(), asked, _OnCuda(), _unfused(attention):
+    selected = experts.everything_selected()
+    with (
+        _registered(rules, autocast.kernels()),
+        autocast.follows_torch(),
+        asked,
+        selected,
+        _OnCuda(),
+    ):
         yield lambda dtype: torch.autocast("cuda", dtype)
-
-
-@contextlib.contextmanager
-def _unfused(attention: str) -> Iterator[None]:
-    """Asked for by name, `math` is attention as models wrote it out before torch 2: products in the inputs' precision.
-    Where torch falls back to it by itself, from 2.5 on, it computes in fp32."""
-    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before or attention == "math")
-    try:
-        yield
-    finally:
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
 
 
 @contextlib.contextmanager
@@ -190,11 +185,28 @@ def _attention_for(capability: tuple[int, int], forced: str) -> Callable[..., Te
             return aten._scaled_dot_product_efficient_attention(
                 q, k, v, _expanded(attn_mask, q, k), needs_grad, dropout_p, is_causal, scale=scale
             )[0]
+        if forced == "math":
+            return _written_out(q, k, v, attn_mask, dropout_p, scale)
         return aten._scaled_dot_product_attention_math(
             q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )[0]
 
     return attention
+
+
+def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float, scale: float | None) -> Tensor:
+    """Attention as models wrote it out before torch 2, which is what `math` asked for by name stands for: products in
+    the inputs' precision, the softmax between them in fp32 under autocast, which keeps the scores twice. (Where torch
+    falls back to its own math kernel, it computes in fp32 throughout.)"""
+    if q.size(-3) != k.size(-3):
+        k, v = (each.repeat_interleave(q.size(-3) // each.size(-3), -3) for each in (k, v))
+    scores = (q @ k.transpose(-2, -1)) * (scale or 1 / math.sqrt(q.size(-1)))
+    if mask is not None:
+        scores = scores + mask
+    wide = torch.float32 if torch.is_autocast_enabled("cuda") else None
+    weights = torch.dropout(torch.softmax(scores, -1, dtype=wide), dropout_p, True)
+    del scores
+    return weights.to(q.dtype) @ v
 
 
 def attention_backend(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -31,13 +32,12 @@ def _grouped(func: Any, args: Any, kwargs: Any) -> Tensor:
     return torch.empty(grouped_shape(left, right, ends), dtype=dtype, device=left.device)
 
 
-def _nonzero(func: Any, args: Any, kwargs: Any) -> Any:
-    """A mask selects everything: the most it can. Padding masks do in full batches; the tokens of one expert do not,
-    so models that loop over experts get more than they take."""
-    mask = args[0]
-    if not mask.is_meta:
-        return func(*args, **kwargs)
-    return torch.empty_strided((mask.numel(), mask.dim()), (1, mask.numel()), dtype=torch.long, device=mask.device)
+def everything_selected() -> Any:
+    """A context in which a mask selects everything, the most it can: `meta` has no numbers to tell. Padding masks do in
+    full batches; the tokens of one expert do not, so a model that loops over its experts gets more than it takes."""
+    from torch.fx.experimental import _config
+
+    return mock.patch.object(_config, "meta_nonzero_assume_all_nonzero", True)
 
 
-ANSWERS: dict[str, Callable[[Any, Any, Any], Any]] = {"_grouped_mm": _grouped, "nonzero": _nonzero}
+ANSWERS: dict[str, Callable[[Any, Any, Any], Any]] = {"_grouped_mm": _grouped}

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from fromzero.planner import rnn
+from fromzero.planner.shortcuts import tensors_in
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def costs(operator: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) 
     name = operator._schema.name.partition("::")[2]
     if operator.is_view or name in _FREE:
         return []
-    inputs = [each for each in pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
-    outputs = [each for each in pytree.tree_leaves(out) if isinstance(each, Tensor)]
+    inputs = tensors_in((args, kwargs))
+    outputs = tensors_in((out,))
     if not inputs and not outputs:  # the profiler's own marks
         return []
     floating = next((each for each in inputs if each.is_floating_point()), None)

@@ -19,10 +19,27 @@ def shortcut(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     return NotImplemented if answer is None or kwargs else answer(args, kwargs)
 
 
+def empty_like(tensor: Tensor) -> Tensor:
+    """`torch.empty_like`, which on `meta` is written in Python itself, without it for the usual layout."""
+    return tensor.new_empty(tensor.shape) if tensor.is_contiguous() else torch.empty_like(tensor)
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """All tensors of nested lists, tuples and dicts, in order; `pytree`, which knows more, takes several times as
+    long."""
+    found: list[Tensor] = []
+    for each in values.values() if isinstance(values, dict) else values:
+        if isinstance(each, Tensor):
+            found.append(each)
+        elif isinstance(each, (list, tuple, dict)):
+            found += tensors_in(each)
+    return found
+
+
 def _like_first(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """A new tensor like the first, if all tensors are alike: same shape, strides and floating type."""
     first = args[0]
-    return torch.empty_like(first) if _alike(first, args) else NotImplemented
+    return empty_like(first) if _alike(first, args) else NotImplemented
 
 
 def _in_place(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -35,11 +52,19 @@ def _alike(first: Any, args: Sequence[Any]) -> bool:
     shape, strides, dtype = first.shape, first.stride(), first.dtype
     for each in args[1:]:
         if isinstance(each, Tensor):
-            if each.dtype != dtype or each.shape != shape or each.stride() != strides or not each.is_meta:
+            if each.dtype != dtype or not each.is_meta:
+                return False
+            if (each.shape != shape or each.stride() != strides) and not _spreads(each, first):
                 return False
         elif isinstance(each, complex):
             return False
     return first.is_contiguous() or (first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last))
+
+
+def _spreads(each: Tensor, first: Tensor) -> bool:
+    """Whether `each` broadcasts to the shape of a contiguous `first`, as a layer's weight does."""
+    pairs = zip(reversed(each.shape), reversed(first.shape), strict=False)
+    return each.dim() <= first.dim() and first.is_contiguous() and all(a in (1, b) for a, b in pairs)
 
 
 def _product(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -56,7 +81,7 @@ def _lists_in_place(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
 
 
 def _lists(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    return [torch.empty_like(each) for each in args[0]]
+    return [empty_like(each) for each in args[0]]
 
 
 def _layer_norm(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -64,7 +89,7 @@ def _layer_norm(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     if not x.is_contiguous() or x.dtype not in _FLOATING:
         return NotImplemented
     rows = x.new_empty((*x.shape[: x.dim() - len(shape)], *[1] * len(shape)), dtype=_statistics(x))
-    return torch.empty_like(x), rows, torch.empty_like(rows)
+    return empty_like(x), rows, empty_like(rows)
 
 
 def _layer_norm_backward(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -72,9 +97,7 @@ def _layer_norm_backward(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     if not (x.is_contiguous() and grad.is_contiguous()) or x.dtype not in _FLOATING:
         return NotImplemented
     given = (x, weight, bias)
-    return tuple(
-        torch.empty_like(t) if asked and t is not None else None for t, asked in zip(given, wanted, strict=True)
-    )
+    return tuple(empty_like(t) if asked and t is not None else None for t, asked in zip(given, wanted, strict=True))
 
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32)

@@ -7,6 +7,7 @@ given back when the last reference dies, as the interpreter and autograd would d
 from __future__ import annotations
 
 import contextlib
+import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -14,13 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fromzero.planner import rnn
 from fromzero.planner.emulate import ANSWERS, cpu_choices, cuda_choices
 from fromzero.planner.operators import Cost, channels_last, costs
-from fromzero.planner.shortcuts import shortcut
+from fromzero.planner.shortcuts import shortcut, tensors_in
 from fromzero.planner.workspaces import CPU_WORKSPACES, CUDA_WORKSPACES
 
 
@@ -88,7 +88,7 @@ def trace(
         engine = MetaEngine(precision, autocast, tracer)
         run, owned = build(engine)
         engine.owned = owned
-        with tracer, tracer.following_modules():
+        with tracer, tracer.following_modules(), _no_collection():
             tracer.own(owned())
             for _ in range(steps):
                 begins.append(len(tracer.moments))
@@ -108,6 +108,18 @@ def trace(
         frozenset(tracer.casts),
         engine.units,
     )
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Cycles are collected at moments of chance, and looking for them takes a quarter of a trace's time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class MetaEngine:
@@ -254,11 +266,10 @@ class _Tracer(TorchDispatchMode):
             out = func(*args, **kwargs)
         for spent in costs(func, args, kwargs, out):
             self.costs.append(replace(spent, phase=self.phase))
-        for each in pytree.tree_leaves(out):
-            if isinstance(each, Tensor):
-                block = self._see(each)
-                if name == "_to_copy" and block and self.parts.get(self.block_of(args[0]) or 0) == "weights":
-                    self.casts.add(block)
+        for each in tensors_in((out,)):
+            block = self._see(each)
+            if name == "_to_copy" and block and self.parts.get(self.block_of(args[0]) or 0) == "weights":
+                self.casts.add(block)
         workspace = self._workspaces.get(name)
         if workspace is not None:
             self._pass(workspace(args))
