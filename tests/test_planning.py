@@ -169,3 +169,119 @@ def test_a_size_the_model_cannot_take_is_one_line():
     with pytest.raises(UsageError) as error:
         plan("torchvision:inception_v3", card=CARD, batch=2, imgsz=32)
     assert error.value.code == "step_failed"
+
+
+@pytest.mark.parametrize(
+    ("words", "less"),
+    [
+        ({"checkpointing": True}, True), ({"checkpointing": "1-4"}, True), ({"optimizer": "adamw8bit"}, True),
+        ({"lora_rank": 8}, True), ({"offload": "optimizer"}, True), ({"precision": "amp-bf16"}, True),
+        ({"cards": 4, "parallel": "fsdp"}, True), ({"ema": 0.999}, False), ({"cards": 2}, False),
+    ],
+    ids=lambda each: str(each),
+)  # fmt: skip
+def test_what_a_recipe_does_to_memory(words, less):
+    job = {"card": "RTX 3090", "batch": 8, "imgsz": 64, "optimizer": "adamw"}
+    plain = plan("vit_small_patch16_224", **job)
+    changed = plan("vit_small_patch16_224", **{**job, **words})
+    assert (changed.memory.process_peak < plain.memory.process_peak) == less
+    assert changed.memory.low < changed.memory.process_peak < changed.memory.high
+
+
+def test_checkpointing_costs_a_second_forward_pass():
+    job = {"card": "RTX 3090", "batch": 64, "imgsz": 128}
+    plain, saved = plan("vit_small_patch16_224", **job), plan("vit_small_patch16_224", checkpointing=True, **job)
+    extra = saved.time.parts["backward"] - plain.time.parts["backward"]
+    # recomputing a block stops at the last tensor that is needed, before its last product
+    assert 0.6 * plain.time.parts["forward"] < extra < 1.1 * plain.time.parts["forward"]
+
+
+def test_micro_batches_beyond_the_second_cost_time_and_no_memory():
+    two, eight = (plan("resnet18", card="RTX 3060 12 GB", batch=64, accumulate=k) for k in (2, 8))
+    assert eight.memory.process_peak == two.memory.process_peak
+    assert eight.time.step == pytest.approx(4 * two.time.step, rel=0.05)
+    assert eight.time.samples_per_second == pytest.approx(two.time.samples_per_second, rel=0.05)
+
+
+def test_several_cards_are_faster_but_wait_for_each_other():
+    job = {"card": "RTX 3090", "batch": 64}
+    one, four = plan("resnet18", **job), plan("resnet18", cards=4, **job)
+    assert four.time.parts["waiting"] > 0
+    assert one.time.samples_per_second < four.time.samples_per_second < 4 * one.time.samples_per_second
+    assert "time_several_cards" in {each.code for each in four.advice}
+
+
+def test_a_quantised_base_takes_half_a_byte_a_weight():
+    job = {"card": "RTX 3090", "batch": 1, "seq": 64, "precision": "bf16", "lora_rank": 4}
+    plain = plan("hf:Qwen/Qwen2.5-0.5B", **job)
+    packed = plan("hf:Qwen/Qwen2.5-0.5B", base_quantisation="nf4", **job)
+    linear = 24 * (896 * (896 + 2 * 128 + 896 + 3 * 4864))  # the weights of its blocks
+    saved = plain.memory.parts["weights"] - packed.memory.parts["weights"]
+    assert saved == pytest.approx(linear * (2 - 0.5 - 1 / 64), rel=0.02)
+
+
+def test_a_tariff_is_the_users_and_energy_counts_every_card():
+    job = {"card": "RTX 3090", "batch": 64, "samples": 100_000, "epochs": 10}
+    free, paid = plan("resnet18", **job), plan("resnet18", tariff=0.3, currency="EUR", **job)
+    assert free.energy.cost is None
+    assert paid.energy.cost == pytest.approx(0.3 * paid.energy.kwh)
+    both = plan("resnet18", cards=2, **job)
+    assert both.energy.kwh == pytest.approx(free.energy.kwh, rel=0.2)  # half as long, twice as many
+
+
+def test_fp32_products_took_tf32_before_torch_1_12():
+    job = {"card": "NVIDIA A100-SXM4-40GB", "batch": 32, "imgsz": 224, "precision": "fp32"}
+    old, new = (plan("vit_small_patch16_224", torch=each, **job) for each in ("1.9", "2.4"))
+    asked = plan("vit_small_patch16_224", torch="2.4", **{**job, "precision": "tf32"})
+    assert asked.time.step < new.time.step and old.time.step < new.time.step
+    assert asked.memory.allocated_peak == new.memory.allocated_peak
+
+
+def test_compiling_widens_the_interval_downwards():
+    job = {"card": "RTX 3090", "batch": 32, "imgsz": 64}
+    eager, compiled = plan("resnet18", **job), plan("resnet18", compile=True, **job)
+    assert compiled.memory.low < eager.memory.low and compiled.memory.high == eager.memory.high
+    assert compiled.time.low < eager.time.low
+
+
+def test_where_the_memory_is():
+    made = plan("resnet18", card="RTX 3090", batch=32, imgsz=64)
+    assert 1 <= len(made.memory.modules) <= 10
+    assert "layer1.0" in made.memory.modules
+    assert "layer" in made.memory.peak_at or "backward" in made.memory.peak_at
+
+
+def test_the_ledger_corrects_later_plans(tmp_path, monkeypatch):
+    from fromzero.machine.ledger import Entry, note
+
+    monkeypatch.setenv("FROMZERO_STATE", str(tmp_path))
+    before = plan("resnet18", card="RTX 3090", batch=32, imgsz=64)
+    note(
+        Entry(
+            when="2026-11-22T06:00+00:00", device=before.card.title, model="resnet18", batch=32, precision="fp32",
+            torch="2.14.1", predicted_step=1.0, measured_step=1.5, predicted_bytes=1, measured_bytes=1,
+        )
+    )  # fmt: skip
+    after = plan("resnet18", card="RTX 3090", batch=32, imgsz=64)
+    assert 1.2 < after.time.correction < 1.5
+    assert after.time.step == pytest.approx(before.time.step * after.time.correction)
+    assert plan("resnet18", card="RTX 3060 12 GB", batch=32, imgsz=64).time.correction == 1.0
+
+
+def test_train_refuses_what_only_a_plan_knows(tiny_data, tmp_path):
+    import fromzero
+
+    for words in ({"lora_rank": 4}, {"optimizer": "adamw8bit"}, {"cards": 2}, {"ema": 0.9}):
+        with pytest.raises(UsageError) as caught:
+            fromzero.train(tiny_data, model="cnn", output=tmp_path / "run", device="cpu", **words)
+        assert caught.value.code == "planned_not_trained"
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_ledger_command_and_the_picture_of_a_step(capsys, tmp_path):
+    assert main(["plan", "--ledger"]) == 0
+    assert "train" in capsys.readouterr().out
+    words = ["plan", "resnet18", "--card", "RTX 3090", "--batch", "8", "--imgsz", "64"]
+    assert main([*words, "--picture", str(tmp_path / "step.png")]) == 0
+    assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["plan"]) == 2

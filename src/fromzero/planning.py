@@ -33,6 +33,8 @@ from fromzero.terminal import bytes_text, seconds_text
 
 # Two small batches give the line on which all others lie.
 PROBES = (8, 16)
+# The least that torch.compile leaves of an eager step's activations and time: assumptions, the upper bound is eager's.
+COMPILED_ACTIVATIONS, COMPILED_TIME = 0.6, 0.6
 TRACED_STEPS = 3  # the optimizer's state exists from the second step on
 PRETRAINED_LR_SHARE = 0.1  # trained weights are nudged, not thrown away
 
@@ -99,13 +101,15 @@ def plan(
     )
     setting = Setting(device, torch, takes_tf32(made.precision, torch))
     traced = timing(whole, setting, length)
+    # torch.compile is not traced: what is known of it is that it saves, not how much
+    traced = dataclasses.replace(traced, low=traced.low * COMPILED_TIME) if made.compile else traced
     time = _corrected(_of_recipe(traced, made, whole, device, length), correction(entries(device.title)))
     return Plan(
         card=device,
         stack=stack,
         workload=workload,
         recipe=made,
-        memory=_explained(judged),
+        memory=_compiled(_explained(judged)) if made.compile else _explained(judged),
         time=time,
         energy=energy(time.total, watts(traced, setting, whole) * made.cards, tariff, currency),
         verdict=judged.verdict,
@@ -332,6 +336,11 @@ def course_of(made: Plan) -> Course:
     return course(judge.at(made.recipe.batch).trace)
 
 
+def _compiled(eager: Memory) -> Memory:
+    """The interval reaches down to what fusing operators and computing some of them twice may save."""
+    return dataclasses.replace(eager, low=eager.low - round((1 - COMPILED_ACTIVATIONS) * eager.parts["activations"]))
+
+
 def _explained(judged: _Judged) -> Memory:
     """The memory with the modules that hold it, and the moment of its peak."""
     found = peak(judged.trace)
@@ -453,6 +462,8 @@ def _advice(
         yield Advice(code="half_not_faster", text=say("advice.half_not_faster", card=card.title))
     if recipe.precision in ("amp-bf16", "bf16") and not card.is_cpu and "bf16" not in card.rates:
         yield Advice(code="bf16_emulated", text=say("advice.bf16_emulated", card=card.title))
+    if recipe.compile:
+        yield Advice(code="compiled", text=say("advice.compiled"))
     if recipe.cards > 1:
         yield Advice(code="time_several_cards", text=say("advice.doubt.several_cards", cards=recipe.cards))
     for code in uncertain:
