@@ -112,7 +112,7 @@ def best_precision(card: Card) -> str:
     return "amp-fp16" if "fp16" in card.rates else "fp32"
 
 
-def _judged(made: Plan, terms: _Terms, keeps: str = "same") -> Candidate:
+def _judged(made: Plan, terms: _Terms, keeps: str = "same", rescued: bool = False) -> Candidate:
     card, count = made.card, made.recipe.cards
     hours = made.time.total / 3600
     kwh = made.energy.kwh
@@ -136,7 +136,8 @@ def _judged(made: Plan, terms: _Terms, keeps: str = "same") -> Candidate:
         cost=cost,
         costs=parts,
         keeps=keeps,
-        reason=" ".join(reasons) or _for(made, hours, cost, terms.money),
+        rescued=rescued,
+        reason=(_how(made) if rescued else "") + (" ".join(reasons) or _for(made, hours, cost, terms.money)),
     )
 
 
@@ -177,15 +178,18 @@ def _rescues(model: str, pool: Sequence[Card], words: Mapping[str, Any], terms: 
     found = []
     for card in largest if trains else ():
         more = {"precision": best_precision(card), **words}
+        helped: set[str] = set()  # the first change of each kind that helps, the mildest
         for keeps, changes in _changes(card):
+            if keeps in helped:
+                continue
             try:
                 made = plan(model, card=card, **{**more, **changes})
             except UsageError:
                 continue
-            judged = _judged(made, terms, keeps)
+            judged = _judged(made, terms, keeps, rescued=True)
             if judged.meets:
                 found.append(judged)
-                break
+                helped.add(keeps)
     return found
 
 
@@ -202,6 +206,18 @@ def _changes(card: Card) -> Iterable[tuple[str, dict[str, Any]]]:
     )
 
 
+def _how(made: Plan) -> str:
+    """What was changed so that it fits."""
+    recipe = made.recipe
+    if recipe.cards > 1:
+        return say("choose.how_shared", cards=recipe.cards)
+    if recipe.lora_rank:
+        return say(
+            "choose.how_qlora" if recipe.base_quantisation != "none" else "choose.how_lora", rank=recipe.lora_rank
+        )
+    return say("choose.how_checkpointed")
+
+
 # --- the order ------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +228,7 @@ def _order(each: Candidate) -> tuple[Any, ...]:
     return (
         not each.meets,
         each.keeps != "same",
+        each.plan.recipe.cards if each.rescued else 1,
         not each.owned,
         unknown_cost,
         each.cost or 0.0,
@@ -228,5 +245,9 @@ def _answer(rows: Sequence[Candidate]) -> str:
     if first.keeps != "same":
         return say("choose.adapters", card=title)
     if first.plan.recipe.cards > 1:
-        return say("choose.several", count=first.plan.recipe.cards, card=title)
+        adapters = next((each.plan.card.title for each in rows if each.meets and each.keeps != "same"), None)
+        text = say("choose.several", count=first.plan.recipe.cards, card=title)
+        return text if adapters is None else text + say("choose.or_adapters", card=adapters)
+    if first.rescued:
+        return say("choose.checkpointed", card=title)
     return say("choose.owned" if first.owned else "choose.best", card=title)

@@ -228,7 +228,8 @@ class Money:
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A card (or several) for a job: its plan, whether it meets the user's limits and why, `hours` and `kwh` of the
-    whole run, `cost` in the user's currency (None without a price) with its parts."""
+    whole run, `cost` in the user's currency (None without a price) with its parts. `rescued` rows are changed recipes,
+    tried because no card could do the job as asked; `keeps` says what becomes of the result, as in `Option`."""
 
     plan: Plan
     owned: bool
@@ -238,6 +239,7 @@ class Candidate:
     cost: float | None
     costs: Mapping[str, float]
     keeps: str
+    rescued: bool
     reason: str
 
 
