@@ -1,4 +1,4 @@
-"""The plans that docs/plans.md shows: the same jobs on one card of each generation.
+"""The plans that docs/planner.md shows: the same jobs on one card of each generation.
 
     python benchmarks/plans.py [--lang zh]
 

@@ -91,3 +91,4 @@ def test_the_command_gives_a_table_json_and_a_picture(capsys, tmp_path):
     assert main([*words, "--hours", "0.0000001"]) == 1
     capsys.readouterr()
     assert main([*words, "--price", "RTX 3090"]) == 2
+    assert main([*words, "--price", "RTX 3090=-5"]) == 2

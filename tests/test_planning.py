@@ -176,7 +176,7 @@ def test_a_size_the_model_cannot_take_is_one_line():
     [
         ({"checkpointing": True}, True), ({"checkpointing": "1-4"}, True), ({"optimizer": "adamw8bit"}, True),
         ({"lora_rank": 8}, True), ({"offload": "optimizer"}, True), ({"precision": "amp-bf16"}, True),
-        ({"cards": 4, "parallel": "fsdp"}, True), ({"ema": 0.999}, False), ({"cards": 2}, False),
+        ({"cards": 4, "parallel": "fsdp"}, True), ({"cards": 2}, False),
     ],
     ids=lambda each: str(each),
 )  # fmt: skip
@@ -186,6 +186,26 @@ def test_what_a_recipe_does_to_memory(words, less):
     changed = plan("vit_small_patch16_224", **{**job, **words})
     assert (changed.memory.process_peak < plain.memory.process_peak) == less
     assert changed.memory.low < changed.memory.process_peak < changed.memory.high
+
+
+def test_an_average_is_a_second_copy_of_the_weights():
+    job = {"card": "RTX 3090", "batch": 8, "imgsz": 64}
+    plain, averaged = plan("vit_small_patch16_224", **job), plan("vit_small_patch16_224", ema=0.999, **job)
+    extra = averaged.memory.parts["optimizer"] - plain.memory.parts["optimizer"]
+    assert extra == pytest.approx(plain.memory.parts["weights"], rel=0.01)
+    assert averaged.memory.process_peak > plain.memory.process_peak
+
+
+def test_a_text_longer_than_the_table_of_positions_is_refused():
+    with pytest.raises(UsageError) as caught:
+        plan("hf:openai-community/gpt2", card="RTX 3090", batch=1, seq=4096)
+    assert caught.value.code == "seq_too_long" and "1024" in caught.value.fix
+    assert plan("hf:Qwen/Qwen2.5-0.5B", card="RTX 3090", batch=1, seq=64, lora_rank=2).verdict == "fits"
+
+
+def test_sharing_needs_several_cards(capsys):
+    assert main(["plan", "resnet18", "--card", "RTX 3090", "--batch", "8", "--parallel", "fsdp"]) == 2
+    assert "one_card" in capsys.readouterr().err
 
 
 def test_checkpointing_costs_a_second_forward_pass():

@@ -147,6 +147,7 @@ def step_of(workload: Workload, recipe: Recipe, batch: int) -> Callable[[MetaEng
         from fromzero.models.adapt import adapt, blocks, quantise, train_mode
 
         model = _meta_model(workload)
+        _check_length(model, workload)
         units = [path for path, _ in blocks(model)]
         adapt(model, recipe)
         _set_precision(model, recipe)
@@ -160,17 +161,22 @@ def step_of(workload: Workload, recipe: Recipe, batch: int) -> Callable[[MetaEng
         train_mode(model)
         plain = make_optimizer(model, recipe)
         optimizer = engine.prepare_optimizer(plain)
+        averaged = _averaged(model, recipe.ema) if recipe.ema else None
         loss = _task(workload).loss_for(recipe)
         keep: list[Any] | None = [] if recipe.keep_outputs else None
 
         def run() -> None:
             batches = [_inputs(workload, recipe, batch) for _ in range(recipe.accumulate)]
             training_step(engine, model, loss, optimizer, batches, recipe, keep)
+            if averaged is not None:
+                averaged.update_parameters(model)
 
         def owned() -> Any:
             yield "weights", [*model.parameters(), *model.buffers()]
             yield "gradients", [each.grad for each in model.parameters() if each.grad is not None]
             yield "optimizer", _state_tensors(plain)
+            if averaged is not None:  # kept beside the weights, and moved by every step
+                yield "optimizer", [*averaged.parameters(), *averaged.buffers()]
 
         return run, owned
 
@@ -405,6 +411,18 @@ def _meta_model(workload: Workload) -> Any:
     return build_on_meta(workload.model, workload.classes, channels, height)
 
 
+def _check_length(model: Any, workload: Workload) -> None:
+    """Refuse a text longer than the model's table of positions: on a card the look-up would fail."""
+    from torch import nn
+
+    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if workload.task not in ("text", "lm") or not limit or workload.input_shape[0] <= limit:
+        return
+    tables = {each.num_embeddings for each in model.modules() if isinstance(each, nn.Embedding)}
+    if tables & {limit, limit + 2}:  # OPT's has two rows more; rotary positions have no table
+        raise UsageError("seq_too_long", model=workload.model, seq=workload.input_shape[0], limit=limit)
+
+
 def _set_precision(model: Any, recipe: Recipe) -> None:
     import torch
 
@@ -433,6 +451,13 @@ def _inputs(workload: Workload, recipe: Recipe, batch: int) -> Any:
 
 def _task(workload: Workload) -> ModuleType:
     return importlib.import_module(f"fromzero.tasks.{workload.task}")
+
+
+def _averaged(model: Any, decay: float) -> Any:
+    """The moving average of the weights that PyTorch's own class keeps: a second copy of them."""
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def _state_tensors(optimizer: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,6 @@ def _prices(said: list[str] | None) -> dict[str, float]:
             found[card.strip()] = float(price)
         except ValueError:
             raise UsageError("bad_price", text=text) from None
-        if not card.strip():
+        if not card.strip() or not 0 <= found[card.strip()] < math.inf:
             raise UsageError("bad_price", text=text)
     return found

@@ -40,6 +40,8 @@ def run(options: argparse.Namespace) -> int:
     from fromzero.planning import plan
     from fromzero.records import to_json
 
+    if hasattr(options, "parallel") and getattr(options, "cards", 1) == 1:
+        raise UsageError("one_card", cards=1)
     words = _words.given(options, *_words.WORKLOAD, "card", "steps", "torch", "tariff", "currency")
     options_found: tuple[Option, ...] = ()
     if options.fit:
