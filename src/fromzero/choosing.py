@@ -10,12 +10,12 @@ from typing import Any
 
 from fromzero.errors import UnknownName, UsageError
 from fromzero.facts.cards import catalogue, find_card
+from fromzero.fitting import LORA_RANK
 from fromzero.language import say
 from fromzero.planning import plan
 from fromzero.records import Candidate, Card, Choice, Money, Plan
 from fromzero.terminal import bytes_text, seconds_text
 
-LORA_RANK = 16
 SEVERAL = (2, 4, 8)  # cards of one kind in one machine
 NEW_ENOUGH = ("20", "30", "40", "50")  # what "several cards" is tried with
 
@@ -107,9 +107,7 @@ def _pool(cards: Iterable[Card] | None, series: Sequence[str], form: str, named:
 
 def best_precision(card: Card) -> str:
     """The precision people train in on this card: bf16 where it is native, fp16 on tensor cores, else fp32."""
-    if "bf16" in card.rates:
-        return "amp-bf16"
-    return "amp-fp16" if "fp16" in card.rates else "fp32"
+    return f"amp-{card.half}" if card.half else "fp32"
 
 
 def _judged(made: Plan, terms: _Terms, keeps: str = "same", rescued: bool = False) -> Candidate:
@@ -194,7 +192,7 @@ def _rescues(model: str, pool: Sequence[Card], words: Mapping[str, Any], terms: 
 
 
 def _changes(card: Card) -> Iterable[tuple[str, dict[str, Any]]]:
-    pure = "bf16" if "bf16" in card.rates else "fp16"
+    pure = card.half or "fp16"
     yield "same", {"checkpointing": "blocks"}
     for count in SEVERAL:
         if card.form == "desktop" or card.series == "datacenter":

@@ -14,7 +14,7 @@ from fromzero.errors import UsageError
 from fromzero.language import say
 from fromzero.models.build import task_of
 from fromzero.planning import block_count, plan
-from fromzero.records import Card, Option, Plan
+from fromzero.records import Option, Plan
 from fromzero.terminal import bytes_text
 
 KEEPS = ("same", "close", "different")
@@ -48,7 +48,7 @@ def fit(model: str, *, batch: int | str | None = None, **words: Any) -> tuple[Pl
 def _ladder(model: str, asked: Plan) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What to try, in order; what the recipe has already, or the card has no use for, is left out."""
     recipe = asked.recipe
-    half = _half(asked.card) if recipe.precision in ("fp32", "tf32") else None
+    half = asked.card.half if recipe.precision in ("fp32", "tf32") else None
     checkpointed = {} if recipe.checkpointing != "none" else {"checkpointing": "blocks"}
     eight = {"optimizer": "adamw8bit"} if recipe.optimizer in ("adam", "adamw") else {}
     amp = {"precision": f"amp-{half}"} if half else {}
@@ -64,15 +64,10 @@ def _ladder(model: str, asked: Plan) -> Iterator[tuple[str, Mapping[str, Any]]]:
         adapters: dict[str, Any] = {"lora_rank": LORA_RANK}
         yield "different", {**adapters, **amp}
         if task_of(model) != "image":
-            pure = {"precision": "bf16" if half == "bf16" else "fp16"} if half else {}
+            pure = {"precision": half} if half else {}
             yield "different", {**adapters, **pure, **checkpointed}
             yield "different", {**adapters, **pure, "base_quantisation": "nf4"}
             yield "different", {**adapters, **pure, **checkpointed, **eight, "base_quantisation": "nf4"}
-
-
-def _half(card: Card) -> str | None:
-    """The half precision that this card computes in, if any."""
-    return "bf16" if "bf16" in card.rates else "fp16" if "fp16" in card.rates else None
 
 
 def _split(model: str, words: Mapping[str, Any], effective: int) -> Plan | None:

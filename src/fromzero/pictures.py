@@ -8,15 +8,17 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fromzero.language import say
-from fromzero.machine.ledger import Entry
-from fromzero.planner.breakdown import Course
-from fromzero.records import Candidate, Choice
 from fromzero.terminal import bytes_text
+
+if TYPE_CHECKING:  # drawing needs no PyTorch
+    from fromzero.machine.ledger import Entry
+    from fromzero.planner.breakdown import Course
+    from fromzero.records import Candidate, Choice
 
 _CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",

@@ -201,13 +201,11 @@ def _card(card: str | Card | None) -> Card:
 
 
 def _recipe(words: Mapping[str, Any]) -> Recipe:
-    words = {**words}
+    words = {name: value for name, value in words.items() if value is not None}  # None: not said
     if "channels_last" in words:  # the flag's own name
         words["memory_format"] = "channels-last" if words.pop("channels_last") else "contiguous"
     if isinstance(words.get("checkpointing"), bool):
         words["checkpointing"] = "blocks" if words["checkpointing"] else "none"
-    if "parallel" in words and words["parallel"] is None:
-        del words["parallel"]
     fields = {each.name: each for each in dataclasses.fields(Recipe)}
     for name, value in words.items():
         if name not in fields or name == "batch":
@@ -216,7 +214,7 @@ def _recipe(words: Mapping[str, Any]) -> Recipe:
         if choices and value not in choices:
             raise UnknownName("choice", str(value), choices)
         limits = fields[name].metadata["limits"]
-        if limits and value is not None and not limits[0] <= value <= (*limits, math.inf)[1]:
+        if limits and not limits[0] <= value <= (*limits, math.inf)[1]:
             raise UsageError("out_of_limits", name=name, value=value, low=limits[0], high=(*limits, "…")[1])
     return Recipe(**words)
 

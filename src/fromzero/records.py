@@ -60,6 +60,11 @@ class Card:
     def is_cpu(self) -> bool:
         return self.series == "cpu"
 
+    @property
+    def half(self) -> str | None:
+        """The half precision it computes in by itself: bf16 before fp16; None where it would gain nothing."""
+        return next((each for each in ("bf16", "fp16") if each in self.rates), None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:

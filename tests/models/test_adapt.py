@@ -132,6 +132,15 @@ def test_only_frozen_linear_layers_are_quantised():
     assert isinstance(model.lm_head, nn.Linear)
 
 
+def test_gpt_2_s_own_linear_layers_are_quantised_too():
+    with torch.device("meta"):
+        model = tiny_gpt()
+    adapt(model, Recipe(lora_rank=2))
+    quantise(model, Recipe(lora_rank=2, base_quantisation="nf4"))
+    assert sum(isinstance(each, Nf4Linear) for each in model.modules()) == 3 * 4
+    assert model(torch.zeros((2, 8), dtype=torch.long, device="meta")).logits.shape == (2, 8, 50)
+
+
 def test_dora_on_a_quantised_base_is_refused():
     with pytest.raises(UsageError) as caught:
         quantise(nn.Linear(2, 2), Recipe(lora_rank=2, dora=True, base_quantisation="nf4"))

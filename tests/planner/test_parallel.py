@@ -43,6 +43,26 @@ def test_offloading_takes_the_state_and_the_step_off_the_card():
     assert offload_optimizer(step()).live_peak() == 4 * W + A
 
 
+def test_a_block_that_outlives_its_phase_is_taken_and_given_back_alike():
+    import dataclasses
+
+    plain = step()
+    late = (Event(+1, 20, A, 3), Event(-1, 20, A, 4))  # made in the backward pass, dropped in the optimizer's step
+    after = (Event(+1, 21, A, 4), Event(-1, 21, A, 5))  # made by the optimizer, dropped in the next forward pass
+    both = dataclasses.replace(
+        plain,
+        events=(*plain.events, *late, *after),
+        parts={**plain.parts, 20: "activations", 21: "activations"},
+        moments=(*plain.moments, Moment("forward", "a", "mm")),
+    )
+    for share in (offload_optimizer(both), fsdp(both, 2)):
+        balance = {}
+        for event in share.events:
+            balance[event.block] = balance.get(event.block, 0) + event.sign
+        assert balance[20] == 0 and balance.get(21, 0) == 0
+    assert 21 not in {each.block for each in offload_optimizer(both).events}
+
+
 @pytest.mark.parametrize("cards", [2, 4])
 def test_fsdp_divides_what_lasts_and_gathers_a_block_at_a_time(cards):
     whole, share = step(), fsdp(step(), cards)

@@ -87,6 +87,9 @@ def test_what_is_not_plain_is_left_alone():
     assert shortcut("add", (torch.zeros(2, 2), torch.zeros(2, 2)), {}) is NotImplemented  # real numbers
     assert shortcut("add", (torch.zeros(2, dtype=torch.long, device="meta"), 0.5), {}) is NotImplemented
     assert shortcut("add", (meta(4, 6), meta(4, 6)), {"alpha": 2}) is NotImplemented
+    assert shortcut("mm", (torch.zeros(2, 2), torch.zeros(2, 2)), {}) is NotImplemented
+    assert shortcut("_foreach_mul_", ([torch.zeros(2)], 2.0), {}) is NotImplemented
+    assert shortcut("native_layer_norm", (torch.zeros(2, 2), [2], None, None, 1e-5), {}) is NotImplemented
     assert shortcut("topk", (meta(4, 6), 2), {}) is NotImplemented
 
 

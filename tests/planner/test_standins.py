@@ -39,14 +39,14 @@ def test_a_four_bit_layer_has_the_size_of_the_real_one():
     real = bitsandbytes.nn.Linear4bit(256, 512, bias=False, quant_type="nf4", compress_statistics=True).to("cpu")
     state = real.weight.quant_state
     scales = [state.absmax, state.state2.absmax]
-    ours = Nf4Linear(nn.Linear(256, 512, bias=False, device="meta"))
+    ours = Nf4Linear(nn.Linear(256, 512, bias=False, device="meta"), 256, 512)
     assert ours.weight.shape == real.weight.shape and ours.weight.dtype == real.weight.dtype
     assert [each.numel() for each in (ours.absmax, ours.nested_absmax)] == [each.numel() for each in scales]
     assert [each.dtype for each in (ours.absmax, ours.nested_absmax)] == [each.dtype for each in scales]
 
 
 def test_a_four_bit_layer_gives_gradients_to_its_input_only():
-    layer = Nf4Linear(nn.Linear(64, 32, device="meta"))
+    layer = Nf4Linear(nn.Linear(64, 32, device="meta"), 64, 32)
     layer.bias.requires_grad_(False)
     inputs = torch.empty((3, 64), device="meta", requires_grad=True)
     layer(inputs).sum().backward()

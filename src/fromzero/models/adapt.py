@@ -111,13 +111,14 @@ def quantise(model: nn.Module, recipe: Recipe) -> None:
     frozen = [
         (path, module)
         for path, module in model.named_modules()
-        if isinstance(module, nn.Linear) and id(module) not in skip and not module.weight.requires_grad
+        if _is_linear(module) and id(module) not in skip and not module.weight.requires_grad
     ]
     if not frozen:
         raise UsageError("nothing_to_quantise")
     for path, module in frozen:
         owner, _, name = path.rpartition(".")
-        setattr(model.get_submodule(owner), name, Nf4Linear(module))
+        outputs, inputs = module.weight.shape if isinstance(module, nn.Linear) else module.weight.shape[::-1]
+        setattr(model.get_submodule(owner), name, Nf4Linear(module, inputs, outputs))
 
 
 # --- checkpointing ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import pkgutil
 from collections.abc import Iterator
@@ -50,9 +51,7 @@ def build_on_meta(name: str, classes: int, channels: int, size: int) -> Any:
             with without_numbers():
                 model = build(name, classes, channels, size)
             return model.to("meta")  # old constructors (torch.FloatTensor) and tables from numpy hear of no device
-        except (
-            Exception
-        ) as error:  # "Tensor.item() cannot be called on meta tensors", in as many ways as there are calls
+        except Exception as error:  # "Tensor.item() cannot be called on meta tensors", in many ways
             failed = error
     assert failed is not None
     raise failed
@@ -74,6 +73,7 @@ def _parameters_on_meta() -> Iterator[None]:
         yield
 
 
+@functools.lru_cache(maxsize=64)  # asked for every card of a choice
 def usual_size(name: str, wanted: int = 224) -> int:
     """The side of pictures to plan with when none was asked for: `wanted`, or the model's own where it cannot take
     that. Tried on one picture without numbers, and only for models that were made for another size."""

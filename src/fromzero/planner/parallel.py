@@ -39,14 +39,9 @@ def ddp(trace: Trace) -> Trace:
 
 def offload_optimizer(trace: Trace) -> Trace:
     """Without the optimizer's state and the temporaries of its step, which runs on the CPU."""
-    return dataclasses.replace(
-        trace,
-        events=tuple(
-            each
-            for each in trace.events
-            if trace.parts[each.block] != "optimizer" and not _temporary_of_optimizer(trace, each)
-        ),
-    )
+    left = _temporaries_of_optimizer(trace)
+    stays = (each for each in trace.events if trace.parts[each.block] != "optimizer" and each.block not in left)
+    return dataclasses.replace(trace, events=tuple(stays))
 
 
 def fsdp(trace: Trace, cards: int, reshard: bool = True) -> Trace:
@@ -55,13 +50,12 @@ def fsdp(trace: Trace, cards: int, reshard: bool = True) -> Trace:
     exist in full until they are reduced. Precision copies of weights, which autocast would make, are the gathered
     weights themselves."""
     gathered = _gathered_sizes(trace)
-    born = {each.block: each.moment for each in trace.events if each.sign > 0}
+    temporary = _temporaries_of_optimizer(trace)
     divided = []
     for event in trace.events:
         if event.block in trace.casts:
             continue
-        part = trace.parts[event.block]
-        if part in STATE or (part == "activations" and trace.moments[born[event.block]].phase == "optimizer"):
+        if trace.parts[event.block] in STATE or event.block in temporary:
             event = event._replace(size=-(-event.size // cards))
         divided.append(event)
     ghosts = list(_gathers(trace, gathered, reshard))
@@ -134,8 +128,15 @@ def _gradients(trace: Trace) -> Iterator[tuple[int, int]]:
             yield each.moment, each.size
 
 
-def _temporary_of_optimizer(trace: Trace, event: Event) -> bool:
-    return trace.parts[event.block] == "activations" and trace.moments[event.moment].phase == "optimizer"
+def _temporaries_of_optimizer(trace: Trace) -> set[int]:
+    """Blocks taken while the optimizer works, wherever they are given back."""
+    return {
+        each.block
+        for each in trace.events
+        if each.sign > 0
+        and trace.parts[each.block] == "activations"
+        and trace.moments[each.moment].phase == "optimizer"
+    }
 
 
 def _division(trace: Trace, path: str) -> str:

@@ -16,7 +16,9 @@ Answer = Callable[[Sequence[Any], dict[str, Any]], Any]
 def shortcut(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """What operator `name` returns, or NotImplemented where its own kernel must tell."""
     answer = _ANSWERS.get(name)
-    return NotImplemented if answer is None or kwargs else answer(args, kwargs)
+    if answer is None or kwargs or not all(each.is_meta for each in tensors_in(args)):
+        return NotImplemented  # real numbers must be computed
+    return answer(args, kwargs)
 
 
 def empty_like(tensor: Tensor) -> Tensor:
@@ -47,12 +49,12 @@ def _in_place(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 
 def _alike(first: Any, args: Sequence[Any]) -> bool:
-    if not isinstance(first, Tensor) or not first.is_floating_point() or not first.is_meta:
+    if not isinstance(first, Tensor) or not first.is_floating_point():
         return False
     shape, strides, dtype = first.shape, first.stride(), first.dtype
     for each in args[1:]:
         if isinstance(each, Tensor):
-            if each.dtype != dtype or not each.is_meta:
+            if each.dtype != dtype:
                 return False
             if (each.shape != shape or each.stride() != strides) and not _spreads(each, first):
                 return False
@@ -88,7 +90,7 @@ def _layer_norm(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     x, shape = args[0], args[1]
     if not x.is_contiguous() or x.dtype not in _FLOATING:
         return NotImplemented
-    rows = x.new_empty((*x.shape[: x.dim() - len(shape)], *[1] * len(shape)), dtype=_statistics(x))
+    rows = x.new_empty((*x.shape[: x.dim() - len(shape)], *[1] * len(shape)), dtype=torch.float32)
     return empty_like(x), rows, empty_like(rows)
 
 
@@ -101,10 +103,6 @@ def _layer_norm_backward(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32)
-
-
-def _statistics(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.dtype in _FLOATING else x.dtype
 
 
 _ANSWERS: dict[str, Answer] = {

@@ -48,9 +48,9 @@ class Nf4Linear(nn.Module):
     """A frozen linear layer whose weights are half a byte each (NF4, Dettmers et al. 2023) with one byte of scale a
     block of 64, the scales quantised once more. Forward and backward each make the full weight for their product."""
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: Any, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.in_features, self.out_features = inputs, outputs
         count, device = layer.weight.numel(), layer.weight.device
         self.weight = nn.Parameter(torch.empty((-(-count // 2), 1), dtype=torch.uint8, device=device), False)
         self.bias = layer.bias
