@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from fromzero import checkpoint, evaluation, language, pictures
 from fromzero.cli import main
 from fromzero.data.load import Pictures
-from fromzero.data.manifest import scan
+from fromzero.data.folder import scan
 from fromzero.errors import RunError, UnknownName
 from fromzero.evaluation import Evaluation, cross_entropy, measure, wilson
 from fromzero.report import evaluate

@@ -122,7 +122,7 @@ def _mistakes(labels: Any, scores: np.ndarray, truth: np.ndarray, rows: np.ndarr
     called = scores.argmax(axis=1)
     given = scores[np.arange(len(truth)), truth]
     for n in sorted(np.flatnonzero(called != truth), key=lambda each: given[each])[:MISTAKES]:
-        path = str(pictures.paths[rows[n]])
+        path = str(pictures.manifest["path"][rows[n]])
         yield Mistake(path, labels[truth[n]], labels[called[n]], float(scores[n, called[n]]))
 
 

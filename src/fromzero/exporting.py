@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from fromzero import formats
+from fromzero.data.folder import scan
 from fromzero.data.load import Pictures
-from fromzero.data.manifest import scan
 from fromzero.errors import FromzeroError, ParityError, RunError, UnknownName
 from fromzero.files import disk_error, write_json
 from fromzero.language import say

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 
 from fromzero import runtimes
-from fromzero.data.images import decode, pixels
+from fromzero.data.images import prepared
 from fromzero.errors import RunError, UsageError
 from fromzero.records import Prediction
 from fromzero.runtimes import Classifier
@@ -25,7 +25,7 @@ def predict(path: Path | str, images: Sequence[Path | str], top: int = 5) -> lis
 
 def classify(classifier: Classifier, image: Path | bytes, top: int = 5) -> list[Prediction]:
     """The `top` classes of one picture."""
-    scores = classifier.scores(pixels(decode(image), classifier.preprocessing)[None])[0]
+    scores = classifier.scores(prepared(image, classifier.preprocessing)[None])[0]
     return ranked(classifier.labels, scores, top)
 
 

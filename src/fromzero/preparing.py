@@ -11,7 +11,8 @@ import numpy as np
 
 from fromzero.data import load
 from fromzero.data.augment import choose
-from fromzero.data.manifest import Manifest, save, scan
+from fromzero.data.folder import scan
+from fromzero.data.manifest import Manifest, save
 from fromzero.data.split import split
 from fromzero.errors import DataError, UsageError
 from fromzero.language import say
@@ -24,14 +25,13 @@ LARGEST_SIDE = 224
 
 def prepare(data: Path | str, console: Console | None = None) -> Manifest:
     """The scanned and split data set; assigns the default split where one is missing."""
-    manifest = scan(data, console)
+    manifest = scan(data, console, quick=True)
     if len(manifest.classes) < 2:
         raise DataError("one_class", path=data, name=manifest.classes[0])
     if console is not None and len(manifest.good()) < len(manifest):
         console.line(say("data.left_out", count=len(manifest) - len(manifest.good()), images=len(manifest)))
     if (manifest["split"][manifest.good()] == "").any():
-        manifest = split(manifest)
-        save(manifest)
+        manifest = save(split(manifest))
     return manifest
 
 
@@ -71,6 +71,6 @@ def shorter_side(manifest: Manifest) -> float:
 def digest(manifest: Manifest) -> str:
     """Identifies what a run learns from: pictures, classes and splits."""
     seen = hashlib.blake2b(digest_size=16)
-    for path, content, part in zip(manifest["path"], manifest["hash"], manifest["split"], strict=True):
-        seen.update(f"{path}:{content}:{part}\n".encode())
+    for column in (manifest["label"], manifest["hash"], manifest["split"].codes):
+        seen.update(column.tobytes())
     return seen.hexdigest()

@@ -21,7 +21,8 @@ import numpy as np
 
 from fromzero import exporting, planning, report
 from fromzero.data.check import check
-from fromzero.data.manifest import Manifest, scan
+from fromzero.data.folder import scan
+from fromzero.data.manifest import Manifest
 from fromzero.data.sources import get
 from fromzero.errors import FromzeroError
 from fromzero.evaluation import Evaluation

@@ -14,7 +14,8 @@ import numpy as np
 from fromzero import language, pictures
 from fromzero.data.images import SUFFIXES
 from fromzero.data.load import Pictures, keep_decoded
-from fromzero.data.manifest import SPLITS, scan
+from fromzero.data.folder import scan
+from fromzero.data.manifest import SPLITS
 from fromzero.errors import DataError, RunError, UnknownName
 from fromzero.evaluation import Evaluation, measure
 from fromzero.files import write_json, write_text

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fromzero.cli import main
 from fromzero.data.check import check
-from fromzero.data.manifest import scan
+from fromzero.data.folder import scan
 
 KINDS = {
     "corrupt",

@@ -19,7 +19,8 @@ from fromzero.data.load import (
     training_batches,
     worker_count,
 )
-from fromzero.data.manifest import scan, state_folder
+from fromzero.data.folder import scan
+from fromzero.data.manifest import state_folder
 from fromzero.data.split import split
 from fromzero.records import Preprocessing
 

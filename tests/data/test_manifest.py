@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fromzero.data.manifest import save, scan, state_folder
+from fromzero.data.columns import Words
+from fromzero.data.folder import scan
+from fromzero.data.manifest import SPLIT_WORDS, save, state_folder
 from fromzero.errors import DataError, DiskError, UsageError
 
 
@@ -151,7 +153,7 @@ def test_a_repaired_file_is_read_again(flat):
 
 def test_the_split_is_remembered(flat):
     manifest = scan(flat)
-    save(manifest.with_column("split", np.array(["train", "val", "test", "train", "val", "test"])))
+    save(manifest.with_column("split", Words.of(["train", "val", "test", "train", "val", "test"], SPLIT_WORDS)))
     picture(flat / "cat" / "new.png", 77)
     again = column(scan(flat), "split")
     assert again["cat/2.png"] == "test" and again["dog/1.jpg"] == "val" and again["cat/new.png"] == ""
@@ -159,8 +161,9 @@ def test_the_split_is_remembered(flat):
 
 def test_a_damaged_cache_is_only_a_cache(flat):
     whole = scan(flat)
-    kept = state_folder(flat) / "manifest.parquet"
-    good = kept.read_bytes()
+    folder = state_folder(flat)
+    (kept,) = folder.glob("manifest-*.arrow")
+    good, head = kept.read_bytes(), (folder / "manifest.json").read_bytes()
     rng = np.random.default_rng(0)
     damaged = [b"", b"nonsense", good[: len(good) // 2], good[:-1], good + good]
     for _ in range(150):
@@ -169,25 +172,31 @@ def test_a_damaged_cache_is_only_a_cache(flat):
             changed[place] = rng.integers(256)
         damaged.append(bytes(changed))
     for content in damaged:
+        kept.unlink()  # `whole` still has the good one mapped
         kept.write_bytes(content)
+        (folder / "manifest.json").write_bytes(head)
         again = scan(flat)
         assert again.classes == whole.classes
         for name in whole.columns:
-            assert np.array_equal(again[name], whole[name])
+            assert list(again[name]) == list(whole[name])
+    for content in (b"", b"[]", b'{"rows": 3}', b'{"rows": "../x"}', head[:-3]):
+        (folder / "manifest.json").write_bytes(content)
+        assert list(scan(flat)["path"]) == list(whole["path"])
 
 
 def test_the_cache_is_no_picture_and_no_class(flat):
     scan(flat)
-    assert (flat / ".fromzero" / "manifest.parquet").is_file()
+    assert (flat / ".fromzero" / "manifest.json").is_file()
     assert len(scan(flat)) == 6
-    assert [each.name for each in (flat / ".fromzero").iterdir()] == ["manifest.parquet"]
+    kinds = sorted(each.stem.split("-")[0] + each.suffix for each in (flat / ".fromzero").iterdir())
+    assert kinds == ["looks.npy", "manifest.arrow", "manifest.json"]
 
 
 def test_where_the_folder_takes_no_cache_the_users_cache_does(flat, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (flat / ".fromzero").write_text("in the way")
     scan(flat)
-    kept = list((tmp_path / "cache").rglob("manifest.parquet"))
+    kept = list((tmp_path / "cache").rglob("manifest.json"))
     assert len(kept) == 1
     kept[0].stat()
     before = kept[0].parent
@@ -209,7 +218,7 @@ def test_read_only_folder(monkeypatch):
             each.chmod(0o777)
         (place / "set").chmod(0o555)
         scan_as_nobody = os.getuid() == 0
-        import pyarrow.parquet  # noqa: F401  # while its files can surely be read
+        import pyarrow.ipc  # noqa: F401  # while its files can surely be read
 
         if scan_as_nobody:
             os.setresuid(65534, 65534, 0)
@@ -220,7 +229,7 @@ def test_read_only_folder(monkeypatch):
                 os.setresuid(0, 0, 0)
         assert len(first.good()) == len(second.good()) == 6
         assert not (place / "set" / ".fromzero").exists()
-        assert list((place / "cache").rglob("manifest.parquet"))
+        assert list((place / "cache").rglob("manifest.json"))
     finally:
         (place / "set").chmod(0o755)
         shutil.rmtree(place)

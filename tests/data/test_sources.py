@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fromzero.data import sources
-from fromzero.data.manifest import scan
+from fromzero.data.folder import scan
 from fromzero.data.sources import IdxSet, get
 from fromzero.errors import DiskError, SourceError, UnknownName
 from fromzero.terminal import Console

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fromzero.data.manifest import Manifest
-from fromzero.data.split import NOWHERE, split
+from fromzero.data.columns import Texts, Words
+from fromzero.data.manifest import NOWHERE, SPLIT_WORDS, Manifest, content_hash
+from fromzero.data.split import split
 from fromzero.errors import DataError, UsageError
 
 
@@ -14,12 +15,12 @@ def manifest_of(counts, hashes=None, given=None, problems=()):
     """Classes of `counts` pictures; picture n of class c has the content "c-n" unless `hashes` says otherwise."""
     names = [f"{c}-{n}" for c, count in enumerate(counts) for n in range(count)]
     columns = {
-        "path": np.array(names),
+        "path": Texts.of(names),
         "label": np.array([int(each.split("-")[0]) for each in names]),
-        "hash": np.array([(hashes or {}).get(each, each) for each in names]),
-        "given": np.array([(given or {}).get(each, "") for each in names], dtype="U5"),
-        "split": np.array([""] * len(names)),
-        "problem": np.array(["image_empty" if each in problems else "" for each in names]),
+        "hash": np.array([content_hash((hashes or {}).get(each, each).encode()) for each in names], dtype=np.uint64),
+        "given": Words.of([(given or {}).get(each, "") for each in names], SPLIT_WORDS),
+        "split": Words.of([""] * len(names), SPLIT_WORDS),
+        "problem": Words.of(["image_empty" if each in problems else "" for each in names], [""]),
     }
     return Manifest(Path("x"), tuple(str(c) for c in range(len(counts))), columns)
 
@@ -160,7 +161,8 @@ def test_no_validation_wanted_is_refused():
 def test_shares_and_seed_hold_for_pictures_that_come_later(tmp_path):
     from PIL import Image
 
-    from fromzero.data.manifest import save, scan
+    from fromzero.data.folder import scan
+    from fromzero.data.manifest import save
     from fromzero.preparing import prepare
 
     def add(first, last):
@@ -173,7 +175,7 @@ def test_shares_and_seed_hold_for_pictures_that_come_later(tmp_path):
     save(split(scan(tmp_path), (0.5, 0.25, 0.25), seed=4))
     add(20, 24)
     later = prepare(tmp_path)
-    assert (later.shares, later.seed) == ((0.5, 0.25, 0.25), 4)
+    assert (later.rule.shares, later.rule.seed) == ((0.5, 0.25, 0.25), 4)
     assert [len(later.rows(part)) for part in ("train", "val", "test")] == [24, 12, 12]
 
 

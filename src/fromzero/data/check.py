@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,10 +82,9 @@ def check(manifest: Manifest) -> DataReport:
 
 def _same_bytes(manifest: Manifest, rows: np.ndarray) -> list[list[int]]:
     """Groups of rows whose files are the same to the byte."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for row in rows:
-        groups[str(manifest["hash"][row])].append(int(row))
-    return [group for group in groups.values() if len(group) > 1]
+    order = rows[np.argsort(manifest["hash"][rows], kind="stable")]
+    ends = np.flatnonzero(np.diff(manifest["hash"][order])) + 1
+    return sorted(sorted(group.tolist()) for group in np.split(order, ends) if len(group) > 1)
 
 
 def _paths(manifest: Manifest, rows: list[int]) -> list[str]:

@@ -1,23 +1,25 @@
 """From a manifest to batches.
 
 Everything random is a function of (seed, epoch, picture): the order, and how a picture is varied. So workers carry no
-state, and a run that stops in the middle of an epoch continues with the very next picture.
+state, and a run that stops in the middle of an epoch continues with the very next picture. Workers are threads:
+decoding, resizing and reading let go of the interpreter, nothing is copied between processes, and the manifest is there
+once (measured against processes by benchmarks/data.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from fromzero.data.augment import ON_ARRAYS, varied
-from fromzero.data.images import decode, pixels
+from fromzero.data.images import prepared
 from fromzero.data.manifest import Manifest, state_folder
 from fromzero.errors import DiskError, UnreadableImage
 from fromzero.files import replacing
@@ -29,30 +31,29 @@ from fromzero.terminal import Console
 KEPT_BYTES = 2 << 30  # decoded pictures are kept on disk up to this size, and mapped by every worker
 STALE_SECONDS = 3600  # a half-written file that nobody touched for this long was left by a crash
 STATISTICS_SAMPLE = 2000
+AHEAD = 1  # batches that wait, beside those that are being made
 
 Item = tuple[int, int]  # (row of the manifest, epoch)
+Batch = tuple[torch.Tensor, torch.Tensor]  # uint8 (N, size, size, channels) and classes (N,)
 
 
-class Pictures(Dataset[tuple[np.ndarray, int]]):
+class Pictures:
     """Pictures of a manifest as uint8 arrays (size, size, channels) with their class, addressed by (row, epoch)."""
 
     def __init__(
         self, manifest: Manifest, how: Preprocessing, policy: str = "none", seed: int = 0, kept: Path | None = None
     ) -> None:
-        self.root, self.how, self.policy, self.seed = manifest.root, how, policy, seed
-        self.paths, self.labels = manifest["path"], manifest["label"]
+        self.manifest, self.how, self.policy, self.seed = manifest, how, policy, seed
         self.kept = kept
+        self.changed: set[int] = set()  # rows whose file was not what the scan saw
         self._arrays: np.ndarray | None = None
 
     def __getitem__(self, item: Item) -> tuple[np.ndarray, int]:
         row, epoch = item
         rng = np.random.default_rng((self.seed, epoch, row))
-        arrays = self._kept_arrays()
-        if arrays is not None:
-            array = ON_ARRAYS[self.policy](arrays[row], rng)
-        else:
-            array = varied(self._picture(row), self.how, self.policy, rng)
-        return array, int(self.labels[row])
+        kept = self._kept_arrays()
+        array = self._varied(row, rng) if kept is None else ON_ARRAYS[self.policy](kept[row], rng)
+        return array, int(self.manifest["label"][row])
 
     def _kept_arrays(self) -> np.ndarray | None:
         if self._arrays is None and self.kept is not None:  # opened in the worker: a map is not sent between processes
@@ -62,13 +63,28 @@ class Pictures(Dataset[tuple[np.ndarray, int]]):
                 self.kept = None
         return self._arrays
 
-    def _picture(self, row: int) -> Any:
+    def _varied(self, row: int, rng: np.random.Generator) -> np.ndarray:
         try:
-            return decode(self.root / str(self.paths[row]))
+            content = read(self.manifest, row)
+            if len(content) != self.manifest["bytes"][row]:
+                self.changed.add(row)
+            return varied(content, self.how, self.policy, rng, self.manifest["path"][row])
         except UnreadableImage:  # it was readable when it was scanned: training must not die of one lost file
-            from PIL import Image
+            self.changed.add(row)
+            return np.full((self.how.size, self.how.size, self.how.channels), 128, dtype=np.uint8)
 
-            return Image.new("RGB", (self.how.size, self.how.size), (128, 128, 128))
+
+def read(manifest: Manifest, row: int) -> bytes:
+    """The bytes of a sample's file, or of its part of a shard. Raises UnreadableImage."""
+    path, offset = manifest["path"][row], int(manifest["offset"][row])
+    try:
+        if offset < 0:
+            return (manifest.folder / path).read_bytes()
+        with (manifest.folder / path).open("rb") as file:
+            file.seek(offset)
+            return file.read(int(manifest["bytes"][row]))
+    except OSError as error:
+        raise UnreadableImage("image_not_read", name=path, reason=error.strerror or str(error)) from error
 
 
 def keep_decoded(manifest: Manifest, how: Preprocessing, console: Console | None = None) -> Path | None:
@@ -79,8 +95,7 @@ def keep_decoded(manifest: Manifest, how: Preprocessing, console: Console | None
     if int(np.prod(shape, dtype=np.int64)) > KEPT_BYTES:
         return None
     key = hashlib.blake2b(repr((shape, how.crop)).encode(), digest_size=8)
-    for row in range(len(manifest)):
-        key.update(f"{manifest['path'][row]}:{manifest['hash'][row]}\n".encode())
+    key.update(manifest["hash"].tobytes())
     path = state_folder(manifest.root) / f"pixels-{key.hexdigest()}.npy"
     if path.is_file():
         return path
@@ -96,8 +111,8 @@ def keep_decoded(manifest: Manifest, how: Preprocessing, console: Console | None
             console.progress(say("data.decoding"), len(manifest)) as advance,
         ):
             np.lib.format.write_array_header_1_0(file, header)
-            for name, problem in zip(manifest["path"], manifest["problem"], strict=True):
-                file.write(nothing if problem else pixels(decode(manifest.root / str(name)), how).tobytes())
+            for row, problem in enumerate(manifest["problem"]):
+                file.write(nothing if problem else prepared(read(manifest, row), how).tobytes())
                 advance()
     except (DiskError, UnreadableImage):
         return None
@@ -128,7 +143,7 @@ def epoch_order(rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 def training_batches(
     pictures: Pictures, rows: np.ndarray, batch: int, epoch: int, first: int, workers: int, pin: bool
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[Batch]:
     """Full batches of an epoch from batch number `first` on: uint8 (N, size, size, channels) and classes (N,)."""
     order = epoch_order(rows, pictures.seed, epoch)
     count = steps_per_epoch(len(rows), batch)
@@ -136,9 +151,7 @@ def training_batches(
     return _load(pictures, [[(int(row), epoch) for row in each] for each in batches], workers, pin)
 
 
-def ordered_batches(
-    pictures: Pictures, rows: np.ndarray, batch: int, workers: int = 0
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def ordered_batches(pictures: Pictures, rows: np.ndarray, batch: int, workers: int = 0) -> Iterator[Batch]:
     """All of `rows` once, in their order."""
     parts = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     return _load(pictures, [[(int(row), 0) for row in each] for each in parts], workers, pin=False)
@@ -156,20 +169,29 @@ def worker_count(pictures: Pictures) -> int:
     return min(8, usable_cores())
 
 
-def _load(pictures: Pictures, batches: Sequence[list[Item]], workers: int, pin: bool) -> Iterator[Any]:
-    if not batches:
-        return iter(())
-    return iter(
-        DataLoader(
-            pictures,
-            batch_sampler=batches,
-            num_workers=min(workers, len(batches)),
-            pin_memory=pin,
-            collate_fn=_collate,
-        )
-    )
+def _load(pictures: Pictures, batches: Sequence[list[Item]], workers: int, pin: bool) -> Iterator[Batch]:
+    """The batches in their order; `workers` threads make the next ones meanwhile."""
+    if not workers:
+        yield from (_made(pictures, each, pin) for each in batches)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+    ahead: deque[Future[Batch]] = deque()
+    try:
+        for items in batches:
+            ahead.append(pool.submit(_made, pictures, items, pin))
+            if len(ahead) > workers + AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:  # also when the epoch is left in the middle
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _collate(items: list[tuple[np.ndarray, int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    images = torch.from_numpy(np.stack([each for each, _ in items]))
-    return images, torch.tensor([label for _, label in items], dtype=torch.long)
+def _made(pictures: Pictures, items: list[Item], pin: bool) -> Batch:
+    how = pictures.how
+    images = np.empty((len(items), how.size, how.size, how.channels), dtype=np.uint8)
+    labels = np.empty(len(items), dtype=np.int64)
+    for place, item in enumerate(items):
+        images[place], labels[place] = pictures[item]
+    batch = torch.from_numpy(images), torch.from_numpy(labels)
+    return (batch[0].pin_memory(), batch[1].pin_memory()) if pin else batch

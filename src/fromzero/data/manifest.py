@@ -1,71 +1,80 @@
-"""The manifest: one row a picture of a data set folder, kept in a Parquet file beside the pictures.
+"""The manifest: one row a sample of a data set, in an Arrow file that every process maps and none copies.
 
-A folder is `class/*.jpg`, or `{train,val,test}/class/*.jpg`. Scanning decodes every picture once, so that nothing
-downstream meets a file that cannot be read; a second scan looks only at what changed.
+Two files in the data set's state folder: `manifest.json` names the Arrow file, whose name is its checksum; so replacing
+the first replaces both. A damaged manifest is only a cache: the data are looked at again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import sys
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from fromzero.data.images import SUFFIXES, decode
-from fromzero.errors import DataError, MissingPackage, UnreadableImage, UsageError
-from fromzero.files import disk_error, replacing
-from fromzero.language import say
-from fromzero.machine.process import usable_cores
-from fromzero.terminal import Console
+from fromzero.data.columns import Column, Texts, Words
+from fromzero.errors import MissingPackage
+from fromzero.files import disk_error, replacing, write_json
 
 SPLITS = ("train", "val", "test")
-SHARES = (0.70, 0.15, 0.15)  # of train, val and test, unless the user says otherwise
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+NOWHERE = "none"  # a copy of an official test sample: it must not train, and must not be counted twice
+SPLIT_WORDS = ("", *SPLITS, NOWHERE)
 STATE_FOLDER = ".fromzero"
+FORMAT = 2
 
 
-class Facts(NamedTuple):
-    """What is known of one file; see `Manifest`."""
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """How a data set is split, kept for samples that come later. `how`: "stratified", "random", "grouped", "time" or
+    "kfold"; `by` is the column of groups or of time; `fold` of `folds` validates in "kfold"."""
 
-    split: str = ""
-    bytes: int = 0
-    modified: int = 0
-    hash: str = ""
-    width: int = 0
-    height: int = 0
-    grey: bool = False
-    spread: float = 0.0
-    problem: str = ""
-
-
-_COLUMNS = ("path", "label", "given", *Facts._fields)
+    how: str = "stratified"
+    shares: tuple[float, float, float] = (0.70, 0.15, 0.15)
+    seed: int = 0
+    by: str = ""
+    folds: int = 5
+    fold: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Manifest:
-    """Columns of equal length, a row a picture, sorted by path. `path` is relative to `root`; `label` numbers
-    `classes`; `given` is the split its folder names and `split` the one assigned ("" for none); `hash` is of the file's
-    bytes; `spread` is the standard deviation of the grey values; `problem` is an error code, "" for a good picture.
-    `shares` and `seed` are those of the last split, for pictures that are added later."""
+    """Columns of equal length, a row a sample in a fixed order. `root` is a folder of pictures or a file of texts or
+    rows, `kind` is "pictures", "texts", "chats" or "table". Every kind has
+
+    label     number in `classes`; -1 for none         given    the split that the data name ("" for none)
+    hash      of the content, 64 bits                  split    the split assigned ("" for none yet, "none" for nowhere)
+    bytes     size of the sample                       problem  an error code, "" for a good sample
+    cluster   (once looked for) samples that are nearly the same share a number, others have -1
+
+    and pictures also have `path` relative to the root, `offset` in it (-1: the whole file), `modified` (ns), `width`,
+    `height`, `grey`, `spread` (standard deviation of the grey values), `bright` (their mean), `sharp` (variance of the
+    Laplacian) and `look`, a perceptual hash. `rule` is that of the last split, `about` what else the reader keeps."""
 
     root: Path
     classes: tuple[str, ...]
-    columns: dict[str, np.ndarray]
-    shares: tuple[float, float, float] = SHARES
-    seed: int = 0
+    columns: Mapping[str, Column]
+    kind: str = "pictures"
+    rule: Rule = field(default_factory=Rule)
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.columns["path"])
+        return len(self.columns["label"])
 
-    def __getitem__(self, column: str) -> np.ndarray:
+    def __getitem__(self, column: str) -> Any:
         return self.columns[column]
+
+    @property
+    def folder(self) -> Path:
+        """What the paths are relative to: the root, or where the file lies that lists them."""
+        return self.root if self.root.is_dir() else self.root.parent
 
     def good(self) -> np.ndarray:
         """Rows that can be used."""
@@ -75,63 +84,99 @@ class Manifest:
         """Good rows of a split."""
         return np.flatnonzero((self["problem"] == "") & (self["split"] == split))
 
-    def with_column(self, name: str, values: np.ndarray) -> Manifest:
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        """Samples of each class among `rows`."""
+        labels = self["label"][rows]
+        return np.bincount(labels[labels >= 0], minlength=len(self.classes))
+
+    def with_column(self, name: str, values: Column) -> Manifest:
         return dataclasses.replace(self, columns={**self.columns, name: values})
 
-
-def scan(root: Path | str, console: Console | None = None) -> Manifest:
-    """Read the folder, reuse what an earlier scan knew of unchanged files, and keep the result."""
-    console = console or Console()
-    root = Path(root)
-    if not root.is_dir():
-        raise UsageError("no_such_folder", path=root)
-    found = list(_files(root))
-    classes = tuple(sorted({name for _, name, _ in found}))
-    if not found or not classes:
-        raise DataError("no_pictures", path=root, suffixes=" ".join(SUFFIXES))
-    known, shares, seed = _known(root)
-    paths = [path for path, _, _ in found]
-    with (
-        ThreadPoolExecutor(_readers(root, paths)) as pool,
-        console.progress(say("data.scanning"), len(paths)) as advance,
-    ):
-        looked = []
-        for facts in pool.map(lambda path: _look(root, path, known.get(path)), paths):
-            looked.append(facts)
-            advance()
-    columns = {name: np.array([getattr(each, name) for each in looked]) for name in Facts._fields}
-    columns["path"] = np.array(paths)
-    columns["label"] = np.array([classes.index(name) for _, name, _ in found])
-    columns["given"] = np.array([given for _, _, given in found])
-    manifest = Manifest(root, classes, columns, shares, seed)
-    save(manifest)
-    return manifest
+    def name(self, row: int) -> str:
+        """What a person calls a row: its path, or its number in the file."""
+        return str(self["path"][row]) if "path" in self.columns else f"{self.root.name}:{row + 1}"
 
 
-def save(manifest: Manifest) -> Path:
-    """Write the manifest beside its pictures (or in the user's cache where that cannot be written)."""
-    pyarrow, parquet = _parquet()
-    path = state_folder(manifest.root) / "manifest.parquet"
-    table = pyarrow.table({name: manifest[name] for name in _COLUMNS})
-    rule = {"classes": manifest.classes, "shares": manifest.shares, "seed": manifest.seed}
-    table = table.replace_schema_metadata({name: json.dumps(value) for name, value in rule.items()})
-    with replacing(path) as beside:
-        parquet.write_table(table, beside, write_page_checksum=True)
-    return path
+def save(manifest: Manifest) -> Manifest:
+    """Keep the manifest in the data set's state folder; returns it as it is mapped from there."""
+    pyarrow = arrow()
+    folder = state_folder(manifest.root)
+    table = pyarrow.table({name: _to_arrow(each) for name, each in manifest.columns.items()})
+    head = {
+        "format": FORMAT,
+        "kind": manifest.kind,
+        "classes": manifest.classes,
+        "rule": dataclasses.asdict(manifest.rule),
+        "about": dict(manifest.about),
+    }
+    table = table.replace_schema_metadata({"fromzero": json.dumps(head)})
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = sink.getvalue()
+    name = f"manifest-{zlib.crc32(content):08x}.arrow"
+    with replacing(folder / name) as beside, beside.open("wb") as file:
+        file.write(content)
+    write_json(folder / "manifest.json", {"rows": name})
+    for old in folder.glob("manifest-*.arrow"):
+        if old.name != name:
+            with contextlib.suppress(OSError):  # Windows keeps a file that another process has mapped
+                old.unlink()
+    return load(manifest.root) or manifest
+
+
+def load(root: Path) -> Manifest | None:
+    """The kept manifest of a data set, mapped; None if there is none that can be trusted."""
+    folder = state_folder(root)
+    pyarrow = arrow()
+    try:
+        name = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["rows"]
+        with pyarrow.memory_map(str(folder / name)) as file:
+            if name != f"manifest-{zlib.crc32(file.read_buffer()):08x}.arrow":
+                return None
+            file.seek(0)
+            table = pyarrow.ipc.open_file(file).read_all()
+        head = json.loads(table.schema.metadata[b"fromzero"])
+        if head["format"] != FORMAT:
+            return None
+        columns = {name: _from_arrow(table.column(name)) for name in table.column_names}
+        rule = Rule(**{**head["rule"], "shares": tuple(head["rule"]["shares"])})
+        return Manifest(root, tuple(head["classes"]), columns, head["kind"], rule, head["about"])
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, pyarrow.ArrowException):
+        return None
+
+
+def _to_arrow(column: Column) -> Any:
+    pyarrow = arrow()
+    if isinstance(column, Texts):
+        return column.array
+    if isinstance(column, Words):
+        return pyarrow.DictionaryArray.from_arrays(pyarrow.array(column.codes, pyarrow.int8()), list(column.words))
+    return pyarrow.array(column)
+
+
+def _from_arrow(column: Any) -> Column:
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    kind = str(array.type)
+    if kind == "string":
+        return Texts(array)
+    if kind.startswith("dictionary"):
+        return Words(array.indices.to_numpy(), array.dictionary.to_pylist())
+    return array.to_numpy(zero_copy_only=kind != "bool")
 
 
 def state_folder(root: Path) -> Path:
-    """Where what is derived from a data set is kept: in it, or in the user's cache if it is read-only. Raises
-    DiskError if neither can be written."""
-    inside = root / STATE_FOLDER
+    """Where what is derived from a data set is kept: in it (beside it, for a file), or in the user's cache if that is
+    read-only. Raises DiskError if neither can be written."""
+    inside = root.parent / STATE_FOLDER / root.name if root.is_file() else root / STATE_FOLDER
     try:
-        inside.mkdir(exist_ok=True)
+        inside.mkdir(parents=True, exist_ok=True)
         if os.access(inside, os.W_OK):
             return inside
     except OSError:
         pass
     key = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
-    elsewhere = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fromzero" / "data" / key
+    elsewhere = cache_folder() / "data" / key
     try:
         elsewhere.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -139,87 +184,25 @@ def state_folder(root: Path) -> Path:
     return elsewhere
 
 
-def _files(root: Path) -> Iterator[tuple[str, str, str]]:
-    """(relative path, class, split its folder names) of every file that claims to be a picture, sorted."""
-    folders = [each for each in sorted(root.iterdir()) if each.is_dir() and not each.name.startswith(".")]
-    names = {each.name.lower() for each in folders}
-    # "train" alone may be a class of vehicles; beside "val" or "test" it is a split, whatever else lies there.
-    nested = "train" in names and (names <= _SPLIT_FOLDERS.keys() or len(names & _SPLIT_FOLDERS.keys()) > 1)
-    tops = [(each, _SPLIT_FOLDERS[each.name.lower()]) for each in folders if each.name.lower() in _SPLIT_FOLDERS]
-    classes = [(sub, given) for top, given in tops for sub in sorted(top.iterdir())] if nested else []
-    for folder, given in classes or [(each, "") for each in folders]:
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue
-        for path in sorted(folder.rglob("*")):
-            inside = path.relative_to(folder).parts
-            if path.suffix.lower() in SUFFIXES and not any(each.startswith(".") for each in inside) and path.is_file():
-                yield _text(path.relative_to(root)), folder.name, given
+def cache_folder() -> Path:
+    """The user's cache: what can be made or fetched again."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "fromzero"
+    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / "fromzero" / "cache"
+    return Path.home() / ".cache" / "fromzero"
 
 
-def _text(path: Path) -> str:
-    """A path with forward slashes; raises DataError for a name that is not text, as old archives unpack to."""
-    text = path.as_posix()
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError("name_not_utf8", path=text.encode("utf-8", "backslashreplace").decode()) from error
-    return text
+def content_hash(content: bytes) -> int:
+    """64 bits that stand for a content: among a million samples, two differ and collide with a chance of 3e-8."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def _readers(root: Path, paths: Sequence[str]) -> int:
-    """Threads that pay: decoding a photo lets go of the interpreter, decoding an icon is mostly interpreter."""
-    sizes = [(root / path).stat().st_size for path in paths[:: max(1, len(paths) // 50)]]
-    return usable_cores() if sum(sizes) / len(sizes) > 16 << 10 else 1
-
-
-def _look(root: Path, path: str, known: Facts | None) -> Facts:
-    """What one file holds; `known` is what an earlier scan found there."""
-    try:
-        status = (root / path).stat()
-        if known and (known.bytes, known.modified) == (status.st_size, status.st_mtime_ns):
-            return known
-        content = (root / path).read_bytes()
-    except OSError:
-        return Facts(problem="image_not_read")
-    seen = Facts(bytes=status.st_size, modified=status.st_mtime_ns, split=known.split if known else "")
-    seen = seen._replace(hash=hashlib.blake2b(content, digest_size=16).hexdigest())
-    try:
-        picture = decode(content, path)
-    except UnreadableImage as error:
-        return seen._replace(problem=error.code)
-    small = picture.convert("L").reduce(max(1, min(picture.size) // 32))
-    return seen._replace(
-        width=picture.width,
-        height=picture.height,
-        grey=picture.mode == "L",
-        spread=float(np.asarray(small, dtype=np.float32).std()),
-    )
-
-
-def _known(root: Path) -> tuple[dict[str, Facts], tuple[float, float, float], int]:
-    """What the last scan found, by path, and the last split's shares and seed; nothing if there was none or it cannot
-    be read."""
-    path = state_folder(root) / "manifest.parquet"
-    if not path.is_file():
-        return {}, SHARES, 0
-    pyarrow, parquet = _parquet()
-    try:
-        table = parquet.read_table(path, page_checksum_verification=True)
-        kinds = {str: pyarrow.string(), int: pyarrow.int64(), bool: pyarrow.bool_(), float: pyarrow.float64()}
-        if any(table.schema.field(name).type != kinds[type(value)] for name, value in Facts()._asdict().items()):
-            return {}, SHARES, 0  # flipped bits can turn texts into bytes and still pass every checksum
-        columns = [table.column(name).to_pylist() for name in Facts._fields]
-        rows = dict(zip(table.column("path").to_pylist(), map(Facts, *columns), strict=True))
-        train, val, test = json.loads(table.schema.metadata[b"shares"])
-        return rows, (train, val, test), int(table.schema.metadata[b"seed"])
-    except (OSError, KeyError, ValueError, TypeError, pyarrow.ArrowException):
-        return {}, SHARES, 0  # a damaged manifest is only a cache: look at the pictures again
-
-
-def _parquet() -> tuple[Any, Any]:
+def arrow() -> Any:
+    """pyarrow, or the error that says how to get it."""
     try:
         import pyarrow
-        import pyarrow.parquet
+        import pyarrow.ipc
     except ImportError as error:
         raise MissingPackage("pyarrow", "train") from error
-    return pyarrow, pyarrow.parquet
+    return pyarrow

@@ -1,71 +1,171 @@
-"""Train, validation and test: stratified, repeatable, and no picture in two of them.
+"""Train, validation and test: repeatable, and no sample in two of them.
 
-A picture's place is decided by a hash of its content and the seed, so that pictures added later hardly move the others
-and copies of one picture always stay together. Splits that the folder names are kept; what is missing is made.
+A sample's place is decided by a hash of its content and the seed, so that samples added later hardly move the others.
+Copies and near copies (a cluster) always stay together, as do the samples of a group where groups are named. Splits
+that the data name are kept; what is missing is made.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from fromzero.data.manifest import Manifest
-from fromzero.errors import DataError, UsageError
+from fromzero.data.columns import Words
+from fromzero.data.manifest import SPLIT_WORDS, SPLITS, Manifest, Rule
+from fromzero.errors import DataError, UnknownName, UsageError
 
-NOWHERE = "none"  # a copy of an official test picture: it must not train, and must not be counted twice
+HOWS = ("stratified", "random", "grouped", "time", "kfold")
+NONE, TRAIN, VAL, TEST, AWAY = range(5)  # places in SPLIT_WORDS
 
 
-def split(manifest: Manifest, shares: tuple[float, float, float] | None = None, seed: int | None = None) -> Manifest:
-    """The manifest with its `split` column filled, by default with the shares and seed of its last split.
+def split(
+    manifest: Manifest,
+    shares: tuple[float, float, float] | None = None,
+    seed: int | None = None,
+    *,
+    values: Any = None,
+    **rule: Any,
+) -> Manifest:
+    """The manifest with its `split` column filled, by default by the rule of its last split. The words after `values`
+    are the fields of `Rule`; `values` is the column that `by` names, one a row, for "grouped" and "time".
 
-    Within one sample of the share in every class, unless copies of a picture must stay together. An official test set
-    is never touched; a copy of its pictures is in no split."""
-    shares, seed = shares or manifest.shares, manifest.seed if seed is None else seed
+    Within one sample of the share in every class, unless copies must stay together. An official test set is never
+    touched; a copy of its samples is in no split."""
+    asked: Mapping[str, Any] = {**rule, "shares": shares, "seed": seed}
+    made = dataclasses.replace(manifest.rule, **{name: value for name, value in asked.items() if value is not None})
+    _check(made, values)
+    units = _units(manifest, values if made.how == "grouped" else None)
+    given = _given(manifest)
+    place = _placed(manifest, given, made, units, values)
+    place = _together(place, units, manifest)
+    if (given == TEST).any():
+        place[(place == TEST) & (given != TEST)] = AWAY
+    for name in ("train", "val"):
+        if not ((place == SPLIT_WORDS.index(name)) & (manifest["problem"] == "")).any():
+            raise DataError("empty_split", split=name, images=len(manifest.good()))
+    return dataclasses.replace(manifest.with_column("split", Words(place, SPLIT_WORDS)), rule=made)
+
+
+def _check(rule: Rule, values: Any) -> None:
+    shares = rule.shares
     if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6 and shares[0] > 0):  # written so that NaN fails
         raise UsageError("bad_shares", shares="/".join(f"{each:g}" for each in shares))
-    given = manifest["given"]
-    if not np.isin(given, ("val", "test")).any():  # a folder that only calls itself train has everything to give
-        given = np.full_like(given, "")
-    assigned = np.array(given, dtype="U5")
-    if not (given != "").any():
-        _assign(manifest, assigned, {"test": shares[2], "val": shares[1] / max(1e-9, 1 - shares[2])}, seed)
-    elif not (given == "val").any():
-        _assign(manifest, assigned, {"val": shares[1] / (shares[0] + shares[1])}, seed)
-    _keep_copies_together(manifest, assigned)
-    if (given == "test").any():
-        assigned[(assigned == "test") & (given != "test")] = NOWHERE
-    for name in ("train", "val"):
-        if not ((assigned == name) & (manifest["problem"] == "")).any():
-            raise DataError("empty_split", split=name, images=len(manifest.good()))
-    return dataclasses.replace(manifest.with_column("split", assigned), shares=shares, seed=seed)
+    if rule.how not in HOWS:
+        raise UnknownName("choice", rule.how, HOWS)
+    if rule.how in ("grouped", "time") and values is None:
+        raise UsageError("split_by_what", how=rule.how)
+    if (rule.how == "kfold" and not 0 <= rule.fold < rule.folds) or rule.folds < 2:
+        raise UsageError("bad_fold", fold=rule.fold, folds=rule.folds)
 
 
-def _assign(manifest: Manifest, assigned: np.ndarray, parts: dict[str, float], seed: int) -> None:
-    """Give each part, in turn, its share of what no part has yet: class by class, in the order of the hash."""
-    order = np.array([_place(str(each), seed) for each in manifest["hash"]])
-    assigned[(assigned == "") & (manifest["problem"] != "")] = "train"  # unusable rows are nobody's, but not missing
+def _given(manifest: Manifest) -> np.ndarray:
+    """Places that the data name; nothing if all they name is train, which then has everything to give."""
+    found = manifest["given"].codes
+    return found if np.isin(found, (VAL, TEST)).any() else np.zeros_like(found)
+
+
+def _placed(manifest: Manifest, given: np.ndarray, rule: Rule, units: np.ndarray, values: Any) -> np.ndarray:
+    place = given.copy()
+    good = manifest["problem"] == ""
+    place[(place == NONE) & ~good] = TRAIN  # unusable rows are nobody's, but not missing
+    train, val, test = rule.shares
+    if (given == VAL).any() and (given == TEST).any():
+        parts: dict[int, float] = {}
+    elif (given == TEST).any():  # what is left of train and val is to be shared in their own ratio
+        parts = {VAL: val / (train + val)}
+    elif (given == VAL).any():
+        parts = {}
+    else:
+        parts = {TEST: test, VAL: val / max(1e-9, 1 - test)}
+    order = _order(manifest, units, rule, values)
+    if rule.how == "kfold" and VAL in parts:
+        free = np.flatnonzero(good & (given != TEST))
+        place[free] = _folds(manifest, free, order, rule)
+        return place
     for part, share in parts.items():
-        for label in range(len(manifest.classes)):
-            free = (assigned == "") | (assigned == "train") if part == "val" and "test" not in parts else assigned == ""
-            rows = np.flatnonzero(free & (manifest["label"] == label) & (manifest["problem"] == ""))
-            rows = rows[np.argsort(order[rows], kind="stable")]
-            assigned[rows[: round(len(rows) * share)]] = part
-    assigned[assigned == ""] = "train"
+        free = good & ((place == NONE) | ((place == TRAIN) & (TEST not in parts)))
+        for rows in _strata(manifest, free, rule):
+            place[rows[np.argsort(order[rows], kind="stable")][: round(len(rows) * share)]] = part
+    place[place == NONE] = TRAIN
+    return place
 
 
-def _keep_copies_together(manifest: Manifest, assigned: np.ndarray) -> None:
-    """All copies of a picture follow the one that is furthest from training."""
-    rank = {"train": 0, "val": 1, "test": 2}
-    furthest: dict[str, str] = {}
-    for row in manifest.good():
-        key, part = str(manifest["hash"][row]), str(assigned[row])
-        if rank[part] >= rank[furthest.get(key, "train")]:
-            furthest[key] = part
-    for row in manifest.good():
-        assigned[row] = furthest[str(manifest["hash"][row])]
+def _strata(manifest: Manifest, free: np.ndarray, rule: Rule) -> list[np.ndarray]:
+    """Rows that are shared out by themselves: those of a class, so that every class gets its share, or all."""
+    if rule.how in ("stratified", "kfold") and manifest.classes:
+        return [np.flatnonzero(free & (manifest["label"] == label)) for label in range(len(manifest.classes))]
+    return [np.flatnonzero(free)]
 
 
-def _place(content: str, seed: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{content}".encode(), digest_size=8).digest(), "big")
+def _folds(manifest: Manifest, free: np.ndarray, order: np.ndarray, rule: Rule) -> np.ndarray:
+    """Fold number `fold` of each class's hash order validates, the others train; there is no test part."""
+    place = np.full(len(manifest), TRAIN, dtype=np.int8)
+    mask = np.zeros(len(manifest), dtype=bool)
+    mask[free] = True
+    for rows in _strata(manifest, mask, rule):
+        ranked = rows[np.argsort(order[rows], kind="stable")]
+        place[np.array_split(ranked, rule.folds)[rule.fold]] = VAL
+    return place[free]
+
+
+def _order(manifest: Manifest, units: np.ndarray, rule: Rule, values: Any) -> np.ndarray:
+    """The order in which samples are given away: the newest first by time, else by the hash of their content (or of
+    what must stay with it, so that it is given away at once)."""
+    if rule.how == "time":
+        ranks = np.argsort(np.argsort(np.asarray(values), kind="stable"), kind="stable")
+        return len(ranks) - ranks
+    first = np.full(int(units.max()) + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(first, units, manifest["hash"])
+    return _mixed(first[units], rule.seed)
+
+
+def _mixed(numbers: np.ndarray, seed: int) -> np.ndarray:
+    """Numbers as if drawn by lot, the same for the same number and seed (the finaliser of MurmurHash3, Appleby)."""
+    numbers = numbers ^ np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        numbers = (numbers ^ (numbers >> np.uint64(33))) * np.uint64(factor)
+    return numbers ^ (numbers >> np.uint64(33))
+
+
+def _units(manifest: Manifest, groups: Any) -> np.ndarray:
+    """A number a row, the same for what must stay together: equal content, a cluster of near copies, a group."""
+    _, unit = np.unique(manifest["hash"], return_inverse=True)
+    for ties in (
+        manifest.columns.get("cluster"),
+        None if groups is None else np.unique(groups, return_inverse=True)[1],
+    ):
+        if ties is not None:
+            unit = _joined(unit, np.asarray(ties))
+    return unit
+
+
+def _joined(unit: np.ndarray, tie: np.ndarray) -> np.ndarray:
+    """`unit` with the rows of equal `tie` (-1: none) joined, and so all of their units."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    tied = np.flatnonzero(tie >= 0)
+    count = int(unit.max()) + 1
+    size = count + (int(tie.max()) + 1 if len(tied) else 0)
+    links = coo_matrix((np.ones(len(tied), np.int8), (unit[tied], count + tie[tied])), shape=(size, size))
+    return connected_components(links, directed=False)[1][unit]
+
+
+def _together(place: np.ndarray, units: np.ndarray, manifest: Manifest) -> np.ndarray:
+    """All samples of a unit follow the one that is furthest from training."""
+    furthest = np.zeros(int(units.max()) + 1, dtype=np.int8)
+    good = manifest["problem"] == ""
+    np.maximum.at(furthest, units[good], place[good])
+    place = place.copy()
+    place[good] = furthest[units[good]]
+    return place
+
+
+def table(manifest: Manifest) -> dict[str, dict[str, int]]:
+    """Samples by part and class."""
+    return {
+        part: dict(zip(manifest.classes, manifest.counts(manifest.rows(part)).tolist(), strict=True)) for part in SPLITS
+    }

@@ -33,7 +33,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fromzero import language as speech
-from fromzero.data.images import decode, pixels
+from fromzero.data.images import prepared
 from fromzero.errors import FromzeroError, UnreadableImage
 from fromzero.machine.process import usable_cores
 from fromzero.predicting import ranked
@@ -222,7 +222,7 @@ def classify(
     outcomes: list[Any] = []
     for upload in received:
         try:
-            outcomes.append(pixels(decode(upload.content, upload.name or unnamed), how))
+            outcomes.append(prepared(upload.content, how, upload.name or unnamed))
         except UnreadableImage as error:
             outcomes.append(error)
     readable = [position for position, each in enumerate(outcomes) if isinstance(each, np.ndarray)]
