@@ -38,6 +38,7 @@ from typing import Any
 import torch
 
 from fromzero.facts.cards import find_card
+from fromzero.machine.ledger import shrunken
 from fromzero.planner import timing
 from fromzero.planner.calibrate import Run, fit, predicted, weighed
 from fromzero.planner.kernels import Setting, path
@@ -245,7 +246,10 @@ class Bench:
         report("unseen cards, other sources", [each for each in cards if each[0].source != "lambda"], by="source")
         both = self.unseen_cards_and_families(runs, timm)
         report("unseen card and unseen families, inference", both, by="label")
-        report("the same after one local measurement", after_one(both), by="label")
+        for count in (1, 3):
+            after = after_local(cards + both, count)
+            report(f"unseen card, after {count} local measurement{'s' * (count > 1)}", after, by="label")
+            report("all of these", after)
         split = [run for run in runs if run.setting.card.title not in NEUSIGHT_UNSEEN]
         judged = [run for run in others if run.source == "neusight"]
         report(
@@ -253,7 +257,9 @@ class Bench:
         )
         for name, baseline in BASELINES.items():
             report(f"baseline: {name}, one scalar each label", scaled(timm + others, baseline), by="label")
-        return families + cards
+        kept_out = families + cards + both
+        print(f"\na run's scatter over a card's, both squared: {doubt(cards + both):.2f} (ledger.DOUBT)")
+        return kept_out
 
     def kept_out(self, runs: list[Run], judged: list[Run], key: Callable[[Run], str]) -> list[tuple[Run, float]]:
         """Errors of `judged`, each by a fit without the runs of its key; keys share fits in folds."""
@@ -293,6 +299,8 @@ def timm_runs(rows: list[Row], bench: Bench) -> Iterator[Run]:
     kept = [row for row in kept if "compile" not in row["memory_format_or_method"]]
     chosen = some_of_each(kept, bench.per_family)
     for row in kept:
+        if row["repro_name"] in chosen and not builds(row["repro_name"], float(row["params_m"] or 0)):
+            continue
         name, version, train = row["repro_name"], release(row["framework_version"]), row["task"] == "train"
         family = family_of(name)
         if (
@@ -318,6 +326,17 @@ def timm_runs(rows: list[Row], bench: Bench) -> Iterator[Run]:
         made = bench.run(row, float(row["batch_size_per_gpu"]) / float(row["value"]), request, family, label=label)
         if made:
             yield made
+
+
+@functools.cache
+def builds(name: str, millions: float) -> bool:
+    """Whether today's `name` has as many parameters as the model that was measured: several rows name another size, or
+    one with its branches folded."""
+    import timm
+
+    with torch.device("meta"):
+        built = sum(each.numel() for each in timm.create_model(name).parameters()) / 1e6
+    return not millions or abs(built / millions - 1) < 0.03
 
 
 def some_of_each(rows: list[Row], count: int) -> set[str]:
@@ -548,16 +567,54 @@ def scaled(runs: list[Run], guess: Callable[[Run], float]) -> list[tuple[Run, fl
     return [(run, error - statistics.median(middles[run.label])) for run, error in raw]
 
 
-def after_one(errors: list[tuple[Run, float]]) -> list[tuple[Run, float]]:
-    """Each error once one other row of the same label was measured: over some of the choices of that row."""
-    by_label = defaultdict(list)
-    for run, error in errors:
-        by_label[run.label].append((run, error))
-    lot, found = random.Random(0), []
-    for rows in by_label.values():
-        for run, error in rows:
-            found += [(run, error - other) for _, other in lot.sample(rows, min(5, len(rows)))]
+def system(run: Run) -> tuple[str, str, str]:
+    """Rows of one card and software are one user's."""
+    return run.source, run.setting.card.title, run.setting.torch
+
+
+# What one would measure first, by the beginning of its name.
+STANDARD = ("resnet50", "resnet-50", "bert_base", "resnet", "vit_", "deit", "bert", "vgg", "gpt")
+
+
+def after_local(errors: list[tuple[Run, float]], count: int) -> list[tuple[Run, float]]:
+    """Each error once `count` other models were run on that system: the most ordinary ones, of the largest batch."""
+    found = []
+    for rows in grouped(errors).values():
+        standard = sorted((each for each in rows if ordinary(each[0])), key=lambda e: (ordinary(e[0]), -e[0].batch))
+        first = {}
+        for run, error in standard:
+            first.setdefault((run.model, run.label), (run, error))
+        chosen = list(first.values())[:count]
+        if len(chosen) == count < len(rows):
+            factor = math.log(shrunken([math.exp(-error) for _, error in chosen]))
+            taken = {id(run) for run, _ in chosen}
+            found += [(run, error + factor) for run, error in rows if id(run) not in taken]
     return found
+
+
+def ordinary(run: Run) -> int:
+    """The rank of a model in STANDARD, from 1; 0 for one that is not there."""
+    return next((rank for rank, name in enumerate(STANDARD, 1) if run.model.startswith(name)), 0)
+
+
+def grouped(errors: list[tuple[Run, float]]) -> dict[tuple[str, str, str], list[tuple[Run, float]]]:
+    by_system = defaultdict(list)
+    for run, error in errors:
+        by_system[system(run)].append((run, error))
+    return by_system
+
+
+def doubt(errors: list[tuple[Run, float]], least: int = 4) -> float:
+    """The variance of runs within a system over that of systems, both by medians, so that a few odd rows count
+    little."""
+    middles, inner = [], []
+    for rows in grouped(errors).values():
+        if len(rows) >= least:
+            middle = statistics.median(error for _, error in rows)
+            middles.append(middle)
+            inner += [abs(error - middle) for _, error in rows]
+    between = statistics.median(map(abs, middles))
+    return statistics.median(inner) ** 2 / between**2
 
 
 # --- reports --------------------------------------------------------------------------------------------------------
@@ -597,14 +654,10 @@ def calibrated(runs: list[Run], kept_out: list[tuple[Run, float]], steps: int) -
     """All rows fitted, and the half-widths that hold 90 % of the rows kept out."""
     parameters = fit(weighed(runs), steps)
     known = timing.Calibration(parameters, {}, tuple(sorted({run.setting.make.architecture for run in runs})))
-    by_doubt: dict[str, list[float]] = defaultdict(list)
-    for run, error in kept_out:
-        for doubt in doubts(run, known) or ("",):
-            by_doubt[doubt].append(abs(error))
-    spreads = {doubt: quantile(errors, 0.9) for doubt, errors in by_doubt.items() if len(errors) >= 10}
+    marked = [(run, abs(error), doubts(run, known)) for run, error in kept_out]
+    spreads = widths(marked)
     print("\nhalf-widths of the 90 % interval:", {name: round(each, 3) for name, each in spreads.items()})
-    inside = [abs(error) < max(spreads.get(each, 0.0) for each in ("", *doubts(run, known))) for run, error in kept_out]
-    print(f"interval holds {statistics.mean(inside):.1%} of {len(inside)} rows kept out")
+    across_halves(marked)
     own = {name: value for name, value in parameters.items() if not name.startswith("cpu.")}
     hosts = [own.pop(name) for name in list(own) if name.startswith("host.")]
     own["host"] = statistics.median(hosts)
@@ -616,6 +669,40 @@ def calibrated(runs: list[Run], kept_out: list[tuple[Run, float]], steps: int) -
         "median error of rows kept out": round(statistics.median(abs(error) for _, error in kept_out), 3),
     }
     return {"about": about, "architectures": known.architectures, "spreads": spreads, "parameters": own}
+
+
+Marked = list[tuple[Run, float, tuple[str, ...]]]  # a run kept out, its error without sign, its doubts
+
+
+def widths(marked: Marked) -> dict[str, float]:
+    """The half-width that holds 90 % of the runs of each doubt; "" are those without. A run with several counts for
+    the one that is rarest."""
+    common = Counter(each for _, _, found in marked for each in found)
+    by_doubt: dict[str, list[float]] = defaultdict(list)
+    for _, error, found in marked:
+        by_doubt[min(found, key=lambda each: common[each], default="")].append(error)
+    return {name: quantile(errors, 0.9) for name, errors in by_doubt.items() if len(errors) >= 10}
+
+
+def across_halves(marked: Marked) -> None:
+    """Coverage of the interval where its widths come from the other half of the families and cards."""
+    keys = sorted({key_of(run) for run, _, _ in marked})
+    random.Random(1).shuffle(keys)
+    inside: dict[str, list[bool]] = defaultdict(list)
+    for half in (set(keys[::2]), set(keys[1::2])):
+        spreads = widths([each for each in marked if key_of(each[0]) not in half])
+        for run, error, found in marked:
+            if key_of(run) in half:
+                held = error < max(spreads.get(each, 0.0) for each in ("", *found))
+                for name in ("all", *(found or ("ordinary",))):
+                    inside[name].append(held)
+    print("coverage of the 90 % interval, widths from the other half of the families and cards:")
+    for name, held in sorted(inside.items()):
+        print(f"  {name:24} n {len(held):5} inside {statistics.mean(held):6.1%}")
+
+
+def key_of(run: Run) -> str:
+    return run.family if run.source == "timm" else run.setting.card.title
 
 
 def doubts(run: Run, known: timing.Calibration) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from PIL import Image
 
 from fromzero import exporting, formats
 from fromzero.cli import main
-from fromzero.data.load import Pictures
 from fromzero.data.folder import scan
+from fromzero.data.load import Pictures
 from fromzero.errors import FromzeroError, ParityError, RunError, UnknownName, UsageError
 from fromzero.exporting import Artifact, Parity, compare, export, names
 from fromzero.predicting import open_classifier, predict

@@ -283,7 +283,7 @@ def test_the_ledger_corrects_later_plans(tmp_path, monkeypatch):
         )
     )  # fmt: skip
     after = plan("resnet18", card="RTX 3090", batch=32, imgsz=64)
-    assert 1.2 < after.time.correction < 1.5
+    assert 1.1 < after.time.correction < 1.5
     assert after.time.step == pytest.approx(before.time.step * after.time.correction)
     assert plan("resnet18", card="RTX 3060 12 GB", batch=32, imgsz=64).time.correction == 1.0
 
@@ -305,3 +305,33 @@ def test_the_ledger_command_and_the_picture_of_a_step(capsys, tmp_path):
     assert main([*words, "--picture", str(tmp_path / "step.png")]) == 0
     assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
     assert main(["plan"]) == 2
+
+
+def test_cores_that_cannot_keep_up_bound_the_step():
+    words = {"card": "RTX 4090", "batch": 32, "samples": 3200, "precision": "amp-fp16"}
+    free = plan("resnet18", **words)
+    few, many = plan("resnet18", cores=1, **words), plan("resnet18", cores=64, **words)
+    assert few.time.step == few.time.parts["loading"] > 2 * free.time.step
+    assert many.time.step == free.time.step and many.time.parts["loading"] < free.time.step
+    assert few.time.epoch == pytest.approx(few.time.step * 100)
+    assert {each.code for each in few.advice} >= {"loader_bound"}
+    assert {each.code for each in many.advice} & {"loader_bound", "workers"} == {"workers"}
+
+
+def test_on_a_cpu_loading_takes_from_the_same_cores():
+    free = plan("resnet18", card="cpu", batch=4, imgsz=64)
+    shared = plan("resnet18", card="cpu", batch=4, imgsz=64, cores=2)
+    assert shared.time.step == pytest.approx(shared.time.parts["loading"] + free.time.step, rel=0.3)
+    assert "loading" not in plan("hf:google-bert/bert-base-uncased", card="RTX 4090", batch=4, cores=1).time.parts
+
+
+def test_the_loader_of_this_machine_counts_where_it_was_measured(tmp_path, monkeypatch):
+    from fromzero.machine.detect import cpu_name
+    from fromzero.machine.measured import Bench, store_bench
+    from fromzero.planner.loading import TYPICAL, loader, workers_for
+
+    monkeypatch.setenv("FROMZERO_STATE", str(tmp_path))
+    assert (loader().per_core, loader().measured) == (TYPICAL, False)
+    store_bench(Bench(when="2026-11-22T00:00:00", cpu=cpu_name(), cores=4, loader=1000.0))
+    assert (loader().per_core, loader().measured) == (250.0, True)
+    assert workers_for(1001) == 5

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 
 from fromzero import checkpoint, evaluation, language, pictures
 from fromzero.cli import main
-from fromzero.data.load import Pictures
 from fromzero.data.folder import scan
+from fromzero.data.load import Pictures
 from fromzero.errors import RunError, UnknownName
 from fromzero.evaluation import Evaluation, cross_entropy, measure, wilson
+from fromzero.preparing import prepare
 from fromzero.report import evaluate
 from fromzero.runs import Run
 from fromzero.terminal import bytes_text, seconds_text
@@ -142,7 +143,7 @@ def test_a_picture_that_went_away_does_not_stop_the_report(tiny_run, tiny_data, 
     data = shutil.copytree(tiny_data, tmp_path / "data")
     run = Run(shutil.copytree(tiny_run.path, tmp_path / "run"))
     run.note(data=str(data))
-    manifest = scan(data)
+    manifest = prepare(data)
     (data / str(manifest["path"][manifest.rows("test")[0]])).unlink()
     assert evaluate(run.path).samples == len(manifest.rows("test")) - 1
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fromzero.errors import DataError, FromzeroError, RunError, UsageError
@@ -395,3 +396,21 @@ def test_two_processes_cannot_write_one_run(pictures, tmp_path):
         resume(run)
     assert error.value.code == "run_in_use"
     assert resume(run).record()["status"] == "finished"
+
+
+def test_a_frozen_backbone_is_run_once_and_ends_the_same(tiny_data, tmp_path, monkeypatch):
+    """With and without the cached features: the same losses, and the backbone sees every picture once."""
+    import fromzero.training as training
+
+    words = {"model": "resnet18", "imgsz": 32, "epochs": 3, "batch": 8, "freeze": "backbone", "augmentation": "none"}
+    cached = train(tiny_data, output=tmp_path / "cached", device="cpu", **words)
+    monkeypatch.setattr(training, "frozen_head", lambda model: None)
+    whole = train(tiny_data, output=tmp_path / "whole", device="cpu", **words)
+    one, other = (list(csv.DictReader(run.metrics.open())) for run in (cached, whole))
+    for name in ("train_loss", "val_loss"):
+        assert [float(row[name]) for row in one] == pytest.approx([float(row[name]) for row in other], rel=1e-3)
+    assert cached.record()["measured"]["cached_features"] and not whole.record()["measured"]["cached_features"]
+    from fromzero.checkpoint import load as load_checkpoint
+
+    kept = [load_checkpoint(run.best, "model")[0]["model"] for run in (cached, whole)]
+    assert all(torch.allclose(kept[0][name], kept[1][name], atol=1e-4) for name in kept[0])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fromzero.data.load import Pictures, ordered_batches, worker_count
+from fromzero.data.load import Pictures, Samples, ordered_batches, worker_count
 from fromzero.language import say
 from fromzero.runtimes import Classifier
 from fromzero.terminal import Console
@@ -29,8 +29,9 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture whose true class got the lowest probability of all."""
+    """A picture whose true class got the lowest probability of all; `row` of the manifest."""
 
+    row: int
     path: str
     label: str
     predicted: str
@@ -62,7 +63,7 @@ def measure(
 
 
 def scores_of(
-    classifier: Classifier, pictures: Pictures, rows: np.ndarray, console: Console | None = None
+    classifier: Classifier, pictures: Samples, rows: np.ndarray, console: Console | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (N, classes) and true classes (N,) of `rows`, in their order."""
     console = console or Console()
@@ -122,8 +123,8 @@ def _mistakes(labels: Any, scores: np.ndarray, truth: np.ndarray, rows: np.ndarr
     called = scores.argmax(axis=1)
     given = scores[np.arange(len(truth)), truth]
     for n in sorted(np.flatnonzero(called != truth), key=lambda each: given[each])[:MISTAKES]:
-        path = str(pictures.manifest["path"][rows[n]])
-        yield Mistake(path, labels[truth[n]], labels[called[n]], float(scores[n, called[n]]))
+        row, score = int(rows[n]), float(scores[n, called[n]])
+        yield Mistake(row, pictures.manifest.name(row), labels[truth[n]], labels[called[n]], score)
 
 
 def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from fromzero import formats
-from fromzero.data.folder import scan
 from fromzero.data.load import Pictures
 from fromzero.errors import FromzeroError, ParityError, RunError, UnknownName
 from fromzero.files import disk_error, write_json
 from fromzero.language import say
 from fromzero.predicting import open_classifier
+from fromzero.preparing import prepare
 from fromzero.records import to_json
 from fromzero.runs import Run
 from fromzero.runtimes import Classifier
@@ -137,7 +137,7 @@ def _versions(*packages: str) -> dict[str, str]:
 
 def _pictures(run: Run) -> np.ndarray:
     """Real pictures the model did not learn from, through its own preprocessing."""
-    manifest = scan(run.record()["data"])
+    manifest = prepare(run.record()["data"])
     rows = manifest.rows("test")
     rows = rows if len(rows) else manifest.rows("val")
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), PARITY_PICTURES)).astype(int)]

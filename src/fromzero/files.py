@@ -52,6 +52,19 @@ def sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def reserve(path: Path) -> None:
+    """Take the disk's room for all of a file that will be written through a map: there, a full disk would kill the
+    process. Raises DiskError and removes the file."""
+    if not hasattr(os, "posix_fallocate"):  # elsewhere files are not sparse unless one asks for it
+        return
+    try:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise disk_error(path, error) from error
+
+
 def disk_error(path: Path, error: OSError) -> DiskError:
     """What went wrong with writing `path`, with the space that is left."""
     existing = next(each for each in (path, *path.parents) if each.exists())

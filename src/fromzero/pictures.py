@@ -172,7 +172,7 @@ def confusion(counts: np.ndarray, labels: Sequence[str]) -> bytes:
                 if counts[row, column]:
                     colour = "white" if shares[row, column] > 0.5 else INK
                     axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=8)
-    short = [each if len(each) <= LONGEST_LABEL else each[: LONGEST_LABEL - 1] + "…" for each in labels]
+    short = [_short(each) for each in labels]
     axes.set_xticks(range(count), short, rotation=45, ha="right")
     axes.set_yticks(range(count), short)
     axes.set_xlabel(say("report.called"))
@@ -181,9 +181,35 @@ def confusion(counts: np.ndarray, labels: Sequence[str]) -> bytes:
     return _png(figure)
 
 
+def contact_sheet(rows: Sequence[str], columns: Sequence[str], tiles: np.ndarray) -> bytes:
+    """Small pictures (rows, columns, size, size, 1 or 3) uint8 side by side; a name that is the row above's or the
+    column before's is not repeated."""
+    count, across, size = tiles.shape[:3]
+    gap = max(1, size // 24)
+    channels = np.repeat(tiles, 3, axis=-1) if tiles.shape[-1] == 1 else tiles
+    framed = np.pad(channels, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
+    whole = framed.transpose(0, 2, 1, 3, 4).reshape(count * (size + gap), across * (size + gap), 3)
+    figure, (axes,) = _subplots(1, (1.6 + 1.05 * across, 0.5 + 1.05 * count))
+    axes.imshow(whole, interpolation="nearest" if size < 100 else "antialiased")
+    for names, axis in ((rows, axes.yaxis), (columns, axes.xaxis)):
+        starts = [place for place in range(len(names)) if not place or names[place] != names[place - 1]]
+        middles = [(first + last - 1) / 2 for first, last in zip(starts, [*starts[1:], len(names)], strict=True)]
+        axis.set_ticks(
+            [(each + 0.5) * (size + gap) - gap / 2 for each in middles], [_short(names[at]) for at in starts]
+        )
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return _png(figure)
+
+
 def missing_font(labels: Sequence[str]) -> bool:
     """Whether the labels hold Chinese characters that no installed font can draw."""
     return any("\u2e80" <= letter <= "\u9fff" for label in labels for letter in label) and not _cjk_fonts()
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
 
 
 def _cjk_fonts() -> list[str]:

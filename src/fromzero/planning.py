@@ -18,14 +18,16 @@ from fromzero.errors import FromzeroError, UnknownName, UsageError
 from fromzero.facts.cards import find_card
 from fromzero.language import say
 from fromzero.machine.ledger import correction, entries
+from fromzero.machine.measured import load_bench
 from fromzero.machine.process import settled_bytes
 from fromzero.models.build import build_on_meta, task_of, usual_size
 from fromzero.planner.breakdown import Course, by_module, course, peak
 from fromzero.planner.kernels import Setting
+from fromzero.planner.loading import bounded, loader, workers_for
 from fromzero.planner.memory import memory, verdict
 from fromzero.planner.parallel import ddp, fsdp, offload_optimizer, waiting
 from fromzero.planner.search import LADDER, between, largest_batch
-from fromzero.planner.timing import Length, doubts, energy, takes_tf32, timing, watts
+from fromzero.planner.timing import Length, as_measured, doubts, energy, takes_tf32, timing, watts
 from fromzero.planner.trace import MetaEngine, Trace, trace
 from fromzero.records import Advice, Card, Memory, Plan, Recipe, Stack, Time, Verdict, Workload
 from fromzero.step import DEFAULT_LR, REFERENCE_BATCH, inference_step, make_optimizer, scaled_lr, training_step
@@ -54,6 +56,7 @@ def plan(
     torch: str = "",
     tariff: float | None = None,
     currency: str = "",
+    cores: int | None = None,
     **recipe: Any,
 ) -> Plan:
     """What `model` needs on `card` (None: the device at hand, "cpu": this machine's CPU).
@@ -61,7 +64,8 @@ def plan(
     `imgsz` (None: 224, or the model's own size where it must be another) and `channels` shape pictures, `seq` is the
     length of a text in tokens. `batch` is a number, "auto" for the largest that fits, or None for the usual one made
     smaller until it fits. `torch` is the release it will run on (default: the one here), `tariff` the price of a kWh
-    in `currency`. The other words are the fields of `Recipe`. Raises UnknownName with near matches for a model, card or
+    in `currency`. `cores` are the CPU cores that will load pictures (None: loading keeps up). The other words are the
+    fields of `Recipe`. Raises UnknownName with near matches for a model, card or
     word that does not exist."""
     for name, value in (
         ("imgsz", 1 if imgsz is None else imgsz),
@@ -69,6 +73,7 @@ def plan(
         ("channels", channels),
         ("classes", classes),
         ("steps", steps),
+        ("cores", 1 if cores is None else cores),
     ):
         if not isinstance(value, int) or value < 1:
             raise UsageError("not_positive", name=name, value=value)
@@ -104,6 +109,7 @@ def plan(
     # torch.compile is not traced: what is known of it is that it saves, not how much
     traced = dataclasses.replace(traced, low=traced.low * COMPILED_TIME) if made.compile else traced
     time = _corrected(_of_recipe(traced, made, whole, device, length), correction(entries(device.title)))
+    unloaded, time = time, _loaded(time, workload, length, device, cores)
     return Plan(
         card=device,
         stack=stack,
@@ -114,7 +120,10 @@ def plan(
         energy=energy(time.total, watts(traced, setting, whole) * made.cards, tariff, currency),
         verdict=judged.verdict,
         max_batch=largest,
-        advice=tuple(_advice(made, device, judge, judged, recipe.get("lr"), doubts(whole, setting))),
+        advice=(
+            *_advice(made, device, judge, judged, recipe.get("lr"), doubts(whole, setting)),
+            *_about_loading(workload, device, unloaded, cores),
+        ),
     )
 
 
@@ -192,7 +201,8 @@ def _card(card: str | Card | None) -> Card:
     if card is None:
         from fromzero.machine.detect import this_card
 
-        return this_card()
+        found, kept = this_card(), load_bench()
+        return as_measured(found, kept.of(found.title) if kept else None)
     if card.casefold() == "cpu":
         from fromzero.machine.detect import this_cpu
 
@@ -331,6 +341,13 @@ def _corrected(time: Time, factor: float) -> Time:
     rate = time.samples_per_second / factor
     parts = {name: value * factor for name, value in time.parts.items()}
     return dataclasses.replace(time, **seconds, samples_per_second=rate, parts=parts, correction=factor)
+
+
+def _loaded(time: Time, workload: Workload, length: Length, card: Card, cores: int | None) -> Time:
+    """A prediction with the cores that load its pictures as the other bound."""
+    if cores is None or workload.task != "image" or workload.purpose != "train":
+        return time
+    return bounded(time, length.batch, cores, shared=card.is_cpu)
 
 
 def course_of(made: Plan) -> Course:
@@ -493,6 +510,19 @@ def _advice(
         yield Advice(code=f"time_{code}", text=say(f"advice.doubt.{code}", card=card.title))
     if judge.workload.purpose == "train" and asked_lr is None:
         yield Advice(code="learning_rate", text=_why_this_lr(recipe))
+
+
+def _about_loading(workload: Workload, card: Card, unloaded: Time, cores: int | None) -> Iterable[Advice]:
+    """The workers that keep the card fed, and the reason; and a word if there are too few cores."""
+    if workload.task != "image" or workload.purpose != "train" or card.is_cpu or not unloaded.step:
+        return
+    workers, rate = workers_for(unloaded.samples_per_second), loader()
+    source = say("advice.loader_measured" if rate.measured else "advice.loader_typical")
+    told = {"rate": f"{unloaded.samples_per_second:.0f}", "per_core": f"{rate.per_core:.0f}", "source": source}
+    if cores is not None and cores < workers:
+        yield Advice(code="loader_bound", text=say("advice.loader_bound", workers=workers, cores=cores, **told))
+    else:
+        yield Advice(code="workers", text=say("advice.workers", workers=workers, **told))
 
 
 def _why_this_lr(recipe: Recipe) -> str:

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from fromzero.data import load
+from fromzero.data.alike import marked
 from fromzero.data.augment import choose
-from fromzero.data.folder import scan
+from fromzero.data.by import values
 from fromzero.data.manifest import Manifest, save
+from fromzero.data.opening import open_data
 from fromzero.data.split import split
 from fromzero.errors import DataError, UsageError
 from fromzero.language import say
@@ -24,14 +26,20 @@ LARGEST_SIDE = 224
 
 
 def prepare(data: Path | str, console: Console | None = None) -> Manifest:
-    """The scanned and split data set; assigns the default split where one is missing."""
-    manifest = scan(data, console, quick=True)
+    """The pictures at a path or address, scanned, with near copies found and a split; assigns the last split's rule (or
+    the default one) where a split is missing."""
+    manifest = open_data(data, console, quick=True)
+    if manifest.kind != "pictures":
+        raise UsageError("kind_not_trained", path=data, kind=say(f"kind.{manifest.kind}"))
     if len(manifest.classes) < 2:
         raise DataError("one_class", path=data, name=manifest.classes[0])
     if console is not None and len(manifest.good()) < len(manifest):
         console.line(say("data.left_out", count=len(manifest) - len(manifest.good()), images=len(manifest)))
+    manifest = marked(manifest, console)
     if (manifest["split"][manifest.good()] == "").any():
-        manifest = save(split(manifest))
+        rule = manifest.rule
+        groups = values(manifest, rule.how, rule.by) if rule.how in ("grouped", "time") else None
+        manifest = save(split(manifest, values=groups))
     return manifest
 
 
@@ -58,9 +66,22 @@ def preprocessing_for(
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
     )
-    small = choose(side, size) in load.ON_ARRAYS
-    mean, std = load.statistics(manifest, draft, load.keep_decoded(manifest, draft, console) if small else None)
+    mean, std = _statistics(manifest, draft, console, small=choose(side, size) in load.ON_ARRAYS)
     return dataclasses.replace(draft, mean=mean, std=std)
+
+
+def _statistics(
+    manifest: Manifest, draft: Preprocessing, console: Console | None, *, small: bool
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the training pictures' channels: computed once, and kept with the manifest."""
+    key = f"{draft.size}/{draft.channels}/{draft.crop:g}/{digest(manifest)}"
+    kept = manifest.about.get("statistics", {}).get(key)
+    if kept:
+        return tuple(kept[0]), tuple(kept[1])
+    found = load.statistics(manifest, draft, load.keep_decoded(manifest, draft, console) if small else None)
+    if not manifest.about.get("packed"):  # a packed set may be read-only, or another's
+        save(dataclasses.replace(manifest, about={**manifest.about, "statistics": {key: found}}))
+    return found
 
 
 def shorter_side(manifest: Manifest) -> float:

@@ -21,8 +21,8 @@ import numpy as np
 
 from fromzero import exporting, planning, report
 from fromzero.data.check import check
-from fromzero.data.folder import scan
 from fromzero.data.manifest import Manifest
+from fromzero.data.opening import open_data
 from fromzero.data.sources import get
 from fromzero.errors import FromzeroError
 from fromzero.evaluation import Evaluation
@@ -199,8 +199,8 @@ def _tell_findings(manifest: Manifest, console: Console) -> None:
 
 
 def _test_pictures(run: Run, count: int) -> list[Path]:
-    manifest = scan(run.record()["data"])
+    manifest = open_data(run.record()["data"], quick=True)
     rows = manifest.rows("test")
     rows = rows if len(rows) else manifest.rows("val")
     rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
-    return [manifest.root / str(manifest["path"][row]) for row in rows]
+    return [manifest.folder / str(manifest["path"][row]) for row in rows]

@@ -17,7 +17,7 @@ OPTIMIZERS = ("sgd", "sgd-momentum", "adam", "adamw", "adagrad", "rmsprop", "ada
 SCHEDULES = ("cosine", "constant")
 ATTENTIONS = ("auto", "math", "efficient", "flash")
 ZERO_GRADS = ("start", "before-backward", "after-step")
-AUGMENTATIONS = ("auto", "none", "shift-flip", "crop-flip")
+AUGMENTATIONS = ("auto", "none", "shift-flip", "rotate", "crop-flip", "colour", "randaugment", "erase")
 MEMORY_FORMATS = ("contiguous", "channels-last")
 PARALLEL = ("ddp", "fsdp", "fsdp-grad-op")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,16 @@ import jinja2
 import numpy as np
 
 from fromzero import language, pictures
-from fromzero.data.images import SUFFIXES
+from fromzero.data.images import decode
 from fromzero.data.load import Pictures, keep_decoded
-from fromzero.data.folder import scan
-from fromzero.data.manifest import SPLITS
-from fromzero.errors import DataError, RunError, UnknownName
+from fromzero.data.manifest import SPLITS, Manifest
+from fromzero.data.pack import read
+from fromzero.errors import DataError, RunError, UnknownName, UnreadableImage
 from fromzero.evaluation import Evaluation, measure
 from fromzero.files import write_json, write_text
 from fromzero.language import say
 from fromzero.predicting import open_classifier
+from fromzero.preparing import prepare
 from fromzero.records import to_json
 from fromzero.runs import Run
 from fromzero.terminal import Console, bytes_text, seconds_text
@@ -32,7 +34,7 @@ def evaluate(run: Path | str, split: str | None = None, console: Console | None 
     console = console or Console()
     source = Run(Path(run))
     record = source.record()
-    manifest = scan(record["data"], console)
+    manifest = prepare(record["data"], console)
     if manifest.classes != source.labels():  # a new class folder renumbers the others
         raise RunError("data_changed", path=record["data"])
     if split not in (None, *SPLITS):
@@ -45,7 +47,7 @@ def evaluate(run: Path | str, split: str | None = None, console: Console | None 
     kept = keep_decoded(manifest, how, console) if how.crop == 1.0 else None
     result = measure(open_classifier(source.path), Pictures(manifest, how, kept=kept), rows, part, console)
     write_json(source.path / "evaluation.json", to_json(result))
-    _write_report(source, result)
+    _write_report(source, result, manifest)
     return result
 
 
@@ -64,7 +66,7 @@ def summary(result: Evaluation, run: Path) -> str:
     )
 
 
-def _write_report(run: Run, result: Evaluation) -> None:
+def _write_report(run: Run, result: Evaluation, manifest: Manifest) -> None:
     labels = run.labels()
     history = _history(run)
     drawn = {
@@ -87,7 +89,7 @@ def _write_report(run: Run, result: Evaluation) -> None:
         result=result,
         pairs=_predicted_beside_measured(run.record()),
         figures={name: _data_url(png) for name, png in drawn.items() if png},
-        mistakes=[(each, _thumbnail(Path(run.record()["data"]) / each.path)) for each in result.mistakes],
+        mistakes=[(each, _thumbnail(manifest, each.row)) for each in result.mistakes],
         recipe=to_json(plan.recipe),
         parameters=json.dumps(to_json(plan.recipe), indent=1),
         no_font=pictures.missing_font(labels),
@@ -123,18 +125,12 @@ def _predicted_beside_measured(record: dict[str, Any]) -> list[tuple[str, str, s
     return rows
 
 
-def _thumbnail(path: Path) -> str | None:
+def _thumbnail(manifest: Manifest, row: int) -> str | None:
     """The picture itself, small, as a data URL; None if it is gone."""
-    from fromzero.data.images import decode
-    from fromzero.errors import UnreadableImage
-
-    assert path.suffix.lower() in SUFFIXES
     try:
-        picture = decode(path).convert("RGB")
+        picture = decode(read(manifest, row), manifest.name(row)).convert("RGB")
     except UnreadableImage:
         return None
-    import io
-
     picture.thumbnail((112, 112))
     target = io.BytesIO()
     picture.save(target, "PNG")

@@ -18,6 +18,7 @@ import math
 import shlex
 import statistics as stats
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,17 +37,19 @@ from fromzero.evaluation import cross_entropy, scores_of
 from fromzero.files import write_text
 from fromzero.language import say
 from fromzero.machine import ledger
-from fromzero.machine.process import PeakMemory, process_bytes
+from fromzero.machine.process import PeakMemory, process_bytes, usable_cores
 from fromzero.machine.watch import Recording, Sampler, own_memory
 from fromzero.models.adapt import adapt, train_mode
 from fromzero.models.build import build, task_of
 from fromzero.models.deploy import Deployed, Normalise
+from fromzero.models.frozen import features_of, frozen_head, weights_digest
 from fromzero.models.weights import load_pretrained
 from fromzero.planning import plan, summary
 from fromzero.preparing import digest, prepare, preprocessing_for, shorter_side
 from fromzero.records import PRECISIONS, Plan, Preprocessing, Recipe, to_json
 from fromzero.runs import Run
-from fromzero.runtimes.torch_runtime import TorchClassifier
+from fromzero.runtimes import Classifier
+from fromzero.runtimes.torch_runtime import HeadClassifier, TorchClassifier
 from fromzero.step import learning_rate, make_optimizer, training_step
 from fromzero.tasks import image
 from fromzero.terminal import Console, bytes_text, seconds_text
@@ -94,6 +97,7 @@ def train(
         channels=how.channels,
         classes=len(manifest.classes),
         samples=samples,
+        cores=None if recipe["augmentation"] in load.ON_ARRAYS else usable_cores(),
         **recipe,
     )
     if planned.verdict == "does_not_fit":
@@ -106,7 +110,7 @@ def train(
         Path(output) if output else None,
         f"{Path(data).resolve().name}-{model.replace(':', '-').replace('/', '-')}",
         planned,
-        data=str(Path(data).resolve()),
+        data=str(data) if "://" in str(data) else str(Path(data).resolve()),
         data_digest=digest(manifest),
         classes=manifest.classes,
         preprocessing=how,
@@ -178,17 +182,20 @@ def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
     kept = load.keep_decoded(manifest, how, console) if recipe.augmentation in load.ON_ARRAYS else None
     pictures = load.Pictures(manifest, how, recipe.augmentation, recipe.seed, kept)
     unvaried = load.Pictures(manifest, how, kept=kept)
+    classifier = TorchClassifier(workload.model, manifest.classes, how, Deployed(model, how).to(engine.device))
+    fed = _Fed(pictures, unvaried, model, normalise, classifier)
+    if recipe.freeze == "backbone" and recipe.augmentation == "none":
+        fed = _head_alone(fed, how, recipe, engine.device, console) or fed
     rows, held_out = manifest.rows("train"), manifest.rows("val")
     micro = load.steps_per_epoch(len(rows), recipe.batch)
     per_epoch = max(1, micro // recipe.accumulate)
     total = per_epoch * recipe.epochs
-    workers = load.worker_count(pictures)
+    workers = load.worker_count(fed.samples)
 
     state = _restore(run, model, optimizer, engine)
     if state.step:
         console.line(say("train.resumed", step=state.step, total=total))
     writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=state.step or None)
-    classifier = TorchClassifier(workload.model, manifest.classes, how, Deployed(model, how).to(engine.device))
     base = process_bytes()
     peak, sampler = PeakMemory().start(), Sampler(interval=1.0).start()
     saved_at = time.monotonic()
@@ -197,7 +204,7 @@ def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
             epoch = state.step // per_epoch
             done = state.step % per_epoch
             batches = load.training_batches(
-                pictures, rows, recipe.batch, epoch, done * recipe.accumulate, workers, engine.device.type == "cuda"
+                fed.samples, rows, recipe.batch, epoch, done * recipe.accumulate, workers, engine.device.type == "cuda"
             )
             epoch_start = time.monotonic()
             loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=engine.device)
@@ -208,12 +215,12 @@ def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
                 for _ in range(done, per_epoch):
                     step_start = time.perf_counter()
                     parts = [next(batches) for _ in range(recipe.accumulate)]
-                    inputs = [_to_device(each, normalise, recipe, engine.device) for each in parts]
+                    inputs = [_to_device(each, fed.entry, recipe, engine.device) for each in parts]
                     lr = learning_rate(recipe, state.step, total)
                     for group in optimizer.param_groups:
                         group["lr"] = lr
                     torch.manual_seed(_mixed(recipe.seed, state.step))  # dropout: a function of the step
-                    loss = training_step(engine, model, loss_of, optimizer, inputs, recipe, keep)
+                    loss = training_step(engine, fed.learner, loss_of, optimizer, inputs, recipe, keep)
                     loss_sum += loss.double()
                     state.step += 1
                     if state.step % LOOK_STEPS == 0 or state.step == 1:
@@ -225,7 +232,7 @@ def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
                         _save(run, model, optimizer, engine, state)
                         saved_at = time.monotonic()
             model.eval()
-            scores, truth = scores_of(classifier, unvaried, held_out)
+            scores, truth = scores_of(fed.classifier, fed.unvaried, held_out)
             row = {
                 "epoch": epoch + 1,
                 "train_loss": float(loss_sum) / per_epoch,
@@ -246,24 +253,62 @@ def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
             _save(run, model, optimizer, engine, state)
             saved_at = time.monotonic()
             _record_epoch(run, writer, state, console, recipe, seconds)
+            if pictures.changed:
+                console.line(say("train.data_changed", count=len(pictures.changed)))
     except KeyboardInterrupt:
         console.line(say("train.interrupted", path=shlex.quote(str(run.path))))
         raise
     finally:
         writer.close()
         highest, recording = peak.stop(), sampler.stop()
-    _finish(run, state, base, highest, recording, engine.device, console)
+    _finish(run, state, base, highest, recording, engine.device, console, whole=fed.learner is model)
     return run
 
 
 # --- parts of a step -------------------------------------------------------------------------------------------
 
 
-def _to_device(batch: Any, normalise: Normalise, recipe: Recipe, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    pixels, labels = batch
-    inputs = normalise(pixels.to(device, non_blocking=True))
-    layout = torch.channels_last if recipe.memory_format == "channels-last" else torch.contiguous_format
-    return inputs.contiguous(memory_format=layout), labels.to(device, non_blocking=True)
+@dataclass(frozen=True)
+class _Fed:
+    """What the loop teaches and from what: the whole model from pictures, or its head from a frozen backbone's
+    features. `entry` makes inputs of what the loader gives."""
+
+    samples: load.Samples
+    unvaried: load.Samples
+    learner: torch.nn.Module
+    entry: Callable[[torch.Tensor], torch.Tensor]
+    classifier: Classifier
+
+
+def _head_alone(fed: _Fed, how: Preprocessing, recipe: Recipe, device: torch.device, console: Console) -> _Fed | None:
+    """The head on features that are computed once; None where each epoch would see others, or the disk is too small."""
+    model = fed.learner
+    head = frozen_head(model)
+    if head is None:
+        return None
+
+    def features(pixels: Any) -> Any:
+        inputs, _ = _to_device((torch.tensor(pixels), torch.empty(0)), fed.entry, recipe, device)
+        return features_of(model.eval(), head, inputs).cpu().numpy()
+
+    assert isinstance(fed.unvaried, load.Pictures)
+    kept = load.keep_features(fed.unvaried, weights_digest(model, head), features, console)
+    if kept is None:
+        return None
+    console.line(say("train.features", width="x".join(map(str, kept.shape))))
+    labels = fed.classifier.labels
+    samples = load.Features(kept.manifest, kept.kept, recipe.seed)
+    return _Fed(samples, kept, head, lambda given: given, HeadClassifier("head", labels, how, head))
+
+
+def _to_device(
+    batch: Any, entry: Callable[[torch.Tensor], torch.Tensor], recipe: Recipe, device: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    given, labels = batch
+    inputs = entry(given.to(device, non_blocking=True))
+    channels_last = recipe.memory_format == "channels-last" and inputs.dim() == 4
+    inputs = inputs.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return inputs, labels.to(device, non_blocking=True)
 
 
 def _pretrained(model: str, recipe: Recipe, how: Preprocessing, classes: int, console: Console) -> checkpoint.Tensors:
@@ -383,18 +428,33 @@ def _note(planned: Plan, step: float, peak: int) -> None:
 
 
 def _finish(
-    run: Run, state: State, base: int, highest: int, recording: Recording, device: torch.device, console: Console
+    run: Run,
+    state: State,
+    base: int,
+    highest: int,
+    recording: Recording,
+    device: torch.device,
+    console: Console,
+    *,
+    whole: bool,
 ) -> None:
-    """Write what was measured beside what was predicted."""
+    """Write what was measured beside what was predicted. A run of the head alone is not what the plan predicted, and
+    teaches the ledger nothing."""
     step = stats.median(state.steps_seconds) if state.steps_seconds else 0.0
-    measured: dict[str, Any] = {"step": step, "process_peak": highest, "base": base, "allocated_peak": highest - base}
+    measured: dict[str, Any] = {
+        "step": step,
+        "cached_features": not whole,
+        "process_peak": highest,
+        "base": base,
+        "allocated_peak": highest - base,
+    }
     if device.type == "cuda":
         measured["allocated_peak"] = torch.cuda.max_memory_allocated(device)
         measured["reserved_peak"] = torch.cuda.max_memory_reserved(device)
         held = [own_memory(card) or 0 for sample in recording.samples for card in sample.gpus]
         measured["process_peak"] = max(held, default=0) or None  # inside a container the driver does not tell
     measured |= {"kwh": recording.kwh, "power_assumed": recording.cpu_power_assumed, "seconds": recording.seconds}
-    if len(state.steps_seconds) >= TELLING_STEPS:
+    if whole and len(state.steps_seconds) >= TELLING_STEPS:
         _note(run.plan(), step, measured["process_peak"] or 0)
     run.note(
         status="finished",

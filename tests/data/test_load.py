@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from fromzero.data import load
+from fromzero.data.folder import scan
 from fromzero.data.load import (
     Pictures,
     epoch_order,
@@ -19,7 +20,6 @@ from fromzero.data.load import (
     training_batches,
     worker_count,
 )
-from fromzero.data.folder import scan
 from fromzero.data.manifest import state_folder
 from fromzero.data.split import split
 from fromzero.records import Preprocessing
@@ -66,9 +66,13 @@ def test_a_picture_is_a_function_of_seed_epoch_and_row(manifest, policy):
 
 def test_order_is_a_function_of_seed_and_epoch(manifest):
     rows = manifest.rows("train")
-    assert np.array_equal(epoch_order(rows, 1, 2), epoch_order(rows, 1, 2))
-    assert len({epoch_order(rows, seed, epoch).tobytes() for seed in range(3) for epoch in range(3)}) == 9
-    assert sorted(epoch_order(rows, 1, 2)) == sorted(rows)
+
+    def order(seed, epoch):
+        return epoch_order(Pictures(manifest, how(), seed=seed), rows, epoch)
+
+    assert np.array_equal(order(1, 2), order(1, 2))
+    assert len({order(seed, epoch).tobytes() for seed in range(3) for epoch in range(3)}) == 9
+    assert sorted(order(1, 2)) == sorted(rows)
 
 
 def test_an_epoch_shows_every_picture_at_most_once(manifest):

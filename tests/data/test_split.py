@@ -128,6 +128,58 @@ def test_bad_pictures_take_no_place():
     assert "" not in done["split"].tolist()
 
 
+@pytest.mark.parametrize("how", ["stratified", "random"])
+def test_a_large_group_of_copies_empties_no_part(how):
+    hashes = {f"0-{n}": "one content" for n in range(9)}
+    for seed in range(20):
+        done = split(manifest_of((17, 16), hashes), seed=seed, how=how)
+        assert all(len(done.rows(part)) for part in ("train", "val", "test"))
+        assert len({places(done)[name] for name in hashes}) == 1
+
+
+def test_groups_stay_whole_and_shares_are_near():
+    groups = np.arange(300) // 3
+    done = split(manifest_of((150, 150)), how="grouped", values=groups)
+    parts = np.array(done["split"].tolist())
+    assert all(len(set(parts[groups == group])) == 1 for group in range(100))
+    assert [abs((parts == name).mean() - share) <= 0.01 for name, share in SHARES.items()] == [True] * 3
+
+
+def test_by_time_the_newest_are_held_out():
+    when = np.random.default_rng(0).permutation(200)
+    done = split(manifest_of((100, 100)), how="time", values=when)
+    parts = np.array(done["split"].tolist())
+    assert when[parts == "train"].max() < when[parts == "val"].min()
+    assert when[parts == "val"].max() < when[parts == "test"].min()
+
+
+def test_every_sample_validates_in_one_fold():
+    manifest = manifest_of((50, 33), {f"0-{n}": "one content" for n in range(3)})
+    seen = []
+    for fold in range(5):
+        done = split(manifest, how="kfold", folds=5, fold=fold)
+        assert len(done.rows("test")) == 0
+        assert abs(len(done.rows("val")) - 83 / 5) <= 3
+        seen += done.rows("val").tolist()
+    assert sorted(seen) == list(range(83))
+
+
+def test_near_copies_stay_together():
+    manifest = manifest_of((60, 60))
+    cluster = np.full(120, -1, dtype=np.int32)
+    cluster[[3, 70, 110]] = 0
+    cluster[[5, 6]] = 1
+    for seed in range(10):
+        parts = split(manifest.with_column("cluster", cluster), seed=seed)["split"].tolist()
+        assert len({parts[3], parts[70], parts[110]}) == len({parts[5], parts[6]}) == 1
+
+
+@pytest.mark.parametrize("rule", [{"how": "grouped"}, {"how": "kfold", "fold": 5}, {"how": "at random"}])
+def test_rules_that_are_none(rule):
+    with pytest.raises(UsageError):
+        split(manifest_of((50, 50)), **rule)
+
+
 @pytest.mark.parametrize(
     "shares",
     [(0.7, 0.15, 0.2), (1.2, -0.1, -0.1), (0, 0.5, 0.5), (float("nan"), 0.5, 0.5), (float("inf"), 0, 0), (70, 15, 15)],

@@ -10,12 +10,14 @@ import torch
 from torch.nn import functional
 
 from fromzero.facts.cards import catalogue, find_card
+from fromzero.machine.measured import DeviceBench
 from fromzero.planner.kernels import Setting, era, path, timed
 from fromzero.planner.operators import Cost, costs
 from fromzero.planner.timing import (
     DOUBTS,
     LINKS,
     Length,
+    as_measured,
     calibration,
     communication,
     doubts,
@@ -185,6 +187,36 @@ def test_equal_operators_are_timed_once():
     assert found.seconds.sum() == pytest.approx(3 * timed((BIG,), Setting(card), calibration()).seconds.sum())
 
 
+def test_half_rate_tensor_cores_slow_only_what_uses_more_than_half():
+    """GeForce: the same chip with half the accumulation rate costs a large product, and hardly a narrow one."""
+    full = find_card("RTX A6000")
+    halves = {name: full.rates[name] / 2 for name in ("fp16", "bf16", "tf32")}
+    half = dataclasses.replace(full, rates={**full.rates, **halves}, tdp_watts=0.0)
+    full = dataclasses.replace(full, tdp_watts=0.0)
+    narrow = Cost("", "gemm", "float16", 2.0 * 65536 * 32 * 64, 1e5, dims=(65536, 32, 64, 1, 1, 1))
+    assert seconds(half, BIG) > 1.2 * seconds(full, BIG)
+    assert 1 <= seconds(half, narrow) / seconds(full, narrow) < 1.1
+
+
+def test_enlarging_small_pictures_waits_for_memory_on_any_card():
+    [row] = of(aten.upsample_bilinear2d.default, meta(64, 256, 7, 7), [14, 14], False)
+    assert (row.kind, row.launches) == ("upsample", 64 * 256)
+    slow, fast = (seconds(find_card(name), row) for name in ("RTX 3090", "RTX 5090"))
+    assert slow == pytest.approx(fast, rel=0.05)
+    [row] = of(
+        aten.upsample_bilinear2d.default,
+        meta(64, 256, 7, 7).contiguous(memory_format=torch.channels_last),
+        [14, 14],
+        False,
+    )
+    assert row.launches == 1
+
+
+def test_a_laptop_chip_holds_the_clock_of_its_limit():
+    card = find_card("RTX 2080 Max-Q")
+    assert seconds(card, BIG) == seconds(dataclasses.replace(card, tdp_watts=0.0), BIG)
+
+
 def test_phases_and_host_are_parts():
     rows = [dataclasses.replace(BIG, phase=phase) for phase in ("forward", "backward", "optimizer")]
     time = timing(step_of(*rows), Setting(find_card("RTX 3090")), Length(0, 1, 1))
@@ -205,6 +237,32 @@ def test_paths():
 
 def test_releases_count_among_eras():
     assert [era(each) for each in ("1.4.0a0+a5b", "1.8", "1.12.1", "2.1.0", "2.14.1+cu130", "")] == list("012344")
+
+
+# --- a card that was measured ---------------------------------------------------------------------------------------
+
+
+def product(dtype, size):
+    return Cost("", "gemm", dtype, 2.0 * 8192**3, 3.0 * size * 8192**2, dims=(8192, 8192, 8192, 1, 1, 1))
+
+
+def test_a_measured_card_is_predicted_as_it_was_measured():
+    card = find_card("RTX 3090")
+    rates, bandwidth = {"fp32": 20e12, "fp16": 55e12, "tf32": 30e12}, 0.7e12
+    own = as_measured(card, DeviceBench(device="cuda:0", card=card.title, rates=rates, bandwidth=bandwidth))
+    for row, rate, tf32 in ((product("float32", 4), 20e12, False), (product("float16", 2), 55e12, False)):
+        assert row.flops / seconds(own, row, tf32=tf32) == pytest.approx(rate, rel=0.02)
+    copied = Cost("", "copy", "float32", 0.0, 2.0 * (256 << 20))
+    assert copied.bytes / seconds(own, copied) == pytest.approx(0.7e12, rel=0.02)
+    assert Setting(own).make.halved and own.rates["int8"] == card.rates["int8"]
+
+
+def test_a_record_of_another_card_or_a_disturbed_one_changes_nothing():
+    card = find_card("RTX 3090")
+    assert as_measured(card, None) is card
+    assert as_measured(card, DeviceBench(device="cuda:0", card="RTX 4090", rates={"fp32": 20e12})) is card
+    slow = as_measured(card, DeviceBench(device="cuda:0", card=card.title, rates={"fp32": 1e12}, bandwidth=1e9))
+    assert slow == card
 
 
 # --- doubts ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.folder and not Path(options.folder).is_dir():  # a typo must not become a new folder
         raise UsageError("bench_folder", path=options.folder)
-    found = bench(options.seconds, Path(options.folder) if options.folder else None, Terminal())
+    found = bench(options.seconds, Path(options.folder) if options.folder else None, Terminal(), _loader())
     saved = None
     if not options.no_save:
         try:
@@ -105,3 +106,19 @@ def _share(device: DeviceBench, name: str) -> str:
 
 def _tera(rate: float) -> str:
     return f"{rate / 1e12:.1f} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:.1f} GFLOP/s"
+
+
+def _loader() -> Callable[[bytes], object] | None:
+    """How training makes a picture of a JPEG's bytes; None where what it needs is not installed."""
+    try:
+        import numpy
+        import simplejpeg  # noqa: F401
+        import torch  # noqa: F401
+
+        from fromzero.data.augment import varied
+        from fromzero.records import Preprocessing
+    except ImportError:
+        return None
+    how = Preprocessing(size=224, channels=3, crop=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
+    rng = numpy.random.default_rng(0)
+    return lambda content: varied(content, how, "crop-flip", rng)

@@ -24,6 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=_words.within(int, 1), help=say("flag.steps"))
     parser.add_argument("--fit", action="store_true", help=say("flag.fit"))
     parser.add_argument("--picture", type=Path, metavar="FILE", help=say("flag.picture"))
+    parser.add_argument("--cores", type=_words.within(int, 1), metavar="N", help=say("flag.plan.cores"))
     parser.add_argument("--tariff", type=_words.within(float, 0), metavar="X", help=say("flag.choose.tariff"))
     parser.add_argument("--currency", help=say("flag.choose.currency"))
     parser.add_argument("--torch", help=say("flag.torch"))
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
     if hasattr(options, "parallel") and getattr(options, "cards", 1) == 1:
         raise UsageError("one_card", cards=1)
-    words = _words.given(options, *_words.WORKLOAD, "card", "steps", "torch", "tariff", "currency")
+    words = _words.given(options, *_words.WORKLOAD, "card", "steps", "torch", "tariff", "currency", "cores")
     options_found: tuple[Option, ...] = ()
     if options.fit:
         from fromzero.fitting import fit

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from fromzero.data.images import decode, prepared, size_of
+from fromzero.data.images import array_of, prepared, size_of
 from fromzero.records import Preprocessing
 
 GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # what red, green and blue give to brightness (ITU-R BT.601)
@@ -139,27 +139,26 @@ def crop_flip(content: bytes, how: Preprocessing, rng: np.random.Generator, name
     The part is drawn before the picture is decoded, so that a large JPEG is decoded no larger than the part needs."""
     size = size_of(content)
     if size is None:
-        picture = decode(content, name)
-        box = _random_box(picture.size, rng)
+        array = array_of(content, name, how.channels)
+        box = _random_box((array.shape[1], array.shape[0]), rng)
     else:
         box = _random_box(size, rng)
-        picture = decode(content, name, least=math.ceil(min(size) * how.size / min(box[2:])))
-        box = _scaled(box, size, picture.size)
+        array = array_of(content, name, how.channels, least=math.ceil(min(size) * how.size / min(box[2:])))
+        box = _scaled(box, size, (array.shape[1], array.shape[0]))
     left, top, width, height = box
-    array = np.asarray(picture.convert("L" if how.channels == 1 else "RGB"))[top : top + height, left : left + width]
-    array = resized(array, how.size).reshape(how.size, how.size, how.channels)
+    array = resized(array[top : top + height, left : left + width], how.size)
     return array[:, ::-1] if rng.random() < 0.5 else array
 
 
 def resized(array: np.ndarray, size: int) -> np.ndarray:
-    """(height, width[, channels]) uint8 to (size, size[, channels]), antialiased bilinear: Pillow's result, give or
-    take one level, in a third of its time."""
+    """(height, width, channels) uint8 to (size, size, channels), antialiased bilinear: Pillow's result, give or take
+    one level, in a fourth of its time."""
     import torch
 
-    channels = array[..., None] if array.ndim == 2 else array
-    tensor = torch.from_numpy(np.array(channels)).permute(2, 0, 1).unsqueeze(0)
+    # Permuted after the batch's axis was added: only then does PyTorch see colours that lie side by side.
+    tensor = torch.from_numpy(np.array(array)[None]).permute(0, 3, 1, 2)
     made = torch.nn.functional.interpolate(tensor, (size, size), mode="bilinear", antialias=True)
-    return made[0].permute(1, 2, 0).numpy()
+    return made.permute(0, 2, 3, 1)[0].numpy()
 
 
 def _scaled(

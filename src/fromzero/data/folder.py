@@ -23,6 +23,7 @@ from fromzero.data.columns import Column, Texts, Words
 from fromzero.data.images import SUFFIXES, decoded
 from fromzero.data.manifest import SPLIT_WORDS, Manifest, Rule, content_hash, load, save, state_folder
 from fromzero.errors import DataError, UnreadableImage, UsageError
+from fromzero.files import reserve
 from fromzero.language import say
 from fromzero.machine.process import usable_cores
 from fromzero.terminal import Console
@@ -33,8 +34,12 @@ ROW = np.dtype(
     [
         ("label", np.int32), ("bytes", np.int64), ("modified", np.int64), ("hash", np.uint64), ("width", np.int32),
         ("height", np.int32), ("grey", np.bool_), ("spread", np.float32), ("bright", np.float32),
-        ("sharp", np.float32), ("look", np.uint64), ("offset", np.int64),
+        ("sharp", np.float32), ("look", np.uint64), ("offset", np.int64), ("form", np.uint8),
     ]
+)  # fmt: skip
+FORMS = (
+    ("", b""), ("jpeg", b"\xff\xd8"), ("png", b"\x89PNG"), ("bmp", b"BM"), ("gif", b"GIF8"), ("webp", b"RIFF"),
+    ("tiff", b"II*\0"), ("tiff", b"MM\0*"),
 )  # fmt: skip
 SIDE, COLOURS = 32, 4
 LOOK = SIDE * SIDE + COLOURS * COLOURS * 3  # bytes of a look
@@ -55,7 +60,6 @@ def scan(root: Path | str, console: Console | None = None, *, quick: bool = Fals
     root = Path(root)
     if not root.is_dir():
         raise UsageError("no_such_folder", path=root)
-    state_folder(root)  # before the folders' times are read: making it changes the root's
     known = load(root)
     if known is not None and known.kind == "pictures" and (state_folder(root) / known.about["looks"]).is_file():
         if known.about.get("packed") or (quick and _times(root, known.about["folders"]) == known.about["folders"]):
@@ -204,6 +208,7 @@ def _look(
     beside = state_folder(listing.home) / f"looks.{os.getpid()}.tmp"
     # On disk from the start: for a million pictures the looks are a gigabyte.
     looks = np.lib.format.open_memmap(beside, "w+", np.uint8, (len(table), LOOK))
+    reserve(beside)
     seen = np.flatnonzero(problems != UNSEEN)
     if known is not None and len(seen):
         before = looks_of(known)
@@ -250,7 +255,13 @@ def _see(path: Path, row: np.void, look: np.ndarray) -> str:
         return error.code
     describe(picture, row, look)
     row["width"], row["height"] = width, height
+    row["form"] = form_of(content)
     return ""
+
+
+def form_of(content: bytes) -> int:
+    """The place in FORMS of what a file is by its first bytes, whatever it is called; 0 for none of them."""
+    return next((n for n, (_, start) in enumerate(FORMS) if start and content.startswith(start)), 0)
 
 
 def describe(picture: Image.Image, row: np.void, look: np.ndarray) -> None:
@@ -267,7 +278,9 @@ def describe(picture: Image.Image, row: np.void, look: np.ndarray) -> None:
         centre = values[1:-1, 1:-1]
         laplacian = values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:] - 4 * centre
         row["sharp"] = laplacian.var()
-    small = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
+    # Means of whole pixels shift what is hardly larger than the look by up to half a pixel: that is interpolated.
+    how = Image.Resampling.BILINEAR if min(grey.size) < 2 * SIDE else Image.Resampling.BOX
+    small = np.asarray(grey.resize((SIDE, SIDE), how))
     colours = picture.resize((COLOURS, COLOURS), Image.Resampling.BOX, reducing_gap=2.0).convert("RGB")
     look[: SIDE * SIDE] = small.reshape(-1)
     look[SIDE * SIDE :] = np.asarray(colours).reshape(-1)

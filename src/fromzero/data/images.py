@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,14 +42,22 @@ def decoded(source: bytes | Path, name: str = "", least: int = 0) -> tuple[Image
     if not source:
         raise UnreadableImage("image_empty", name=name)
     if source[:2] == JPEG and (quick := _jpeg(source, least)) is not None:
-        return quick
+        return Image.fromarray(quick[0]), quick[1]
     picture = _by_pillow(source, name)
     return picture, picture.size
 
 
-def _jpeg(content: bytes, least: int) -> tuple[Image.Image, tuple[int, int]] | None:
-    """An ordinary JPEG through libjpeg-turbo, the very pixels that Pillow gives in two thirds of its time; None for
-    what is not ordinary or not sound, which Pillow then judges."""
+def array_of(content: bytes, name: str, channels: int, least: int = 0) -> np.ndarray:
+    """`decode` as an array (height, width, channels), without a copy where there need be none."""
+    if content[:2] == JPEG and (quick := _jpeg(content, least)) is not None and (quick[0].ndim, channels) == (3, 3):
+        return quick[0]
+    picture = decode(content, name, least).convert("L" if channels == 1 else "RGB")
+    return np.asarray(picture).reshape(picture.height, picture.width, channels)
+
+
+def _jpeg(content: bytes, least: int) -> tuple[np.ndarray, tuple[int, int]] | None:
+    """An ordinary JPEG through libjpeg-turbo, the very pixels that Pillow gives in two thirds of its time, and the
+    picture's size; None for what is not ordinary or not sound, which Pillow then judges."""
     try:
         import simplejpeg
     except ImportError:
@@ -67,10 +76,10 @@ def _jpeg(content: bytes, least: int) -> tuple[Image.Image, tuple[int, int]] | N
         )
     except (ValueError, RuntimeError):
         return None
-    picture = Image.fromarray(array[..., 0] if colours == "Gray" else array)
+    array = array[..., 0] if colours == "Gray" else array
     if turn in _TURNS:
-        picture = picture.transpose(_TURNS[turn])
-    return picture, (height, width) if turn >= 5 else (width, height)
+        array = np.ascontiguousarray(_TURNS[turn](array))
+    return array, (height, width) if turn >= 5 else (width, height)
 
 
 def _orientation(content: bytes) -> int:
@@ -83,14 +92,15 @@ def _orientation(content: bytes) -> int:
         return 1
 
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# How to turn rows and columns upright, by EXIF's orientation.
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda array: array[:, ::-1],
+    3: lambda array: array[::-1, ::-1],
+    4: lambda array: array[::-1],
+    5: lambda array: array.swapaxes(0, 1),
+    6: lambda array: np.rot90(array, -1),
+    7: lambda array: array.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda array: np.rot90(array),
 }
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Union
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ import torch
 from fromzero.data.augment import ON_ARRAYS, varied
 from fromzero.data.images import prepared
 from fromzero.data.manifest import Manifest, state_folder
+from fromzero.data.pack import read, shards_of
 from fromzero.errors import DiskError, UnreadableImage
 from fromzero.files import replacing
 from fromzero.language import say
@@ -31,6 +33,8 @@ from fromzero.terminal import Console
 KEPT_BYTES = 2 << 30  # decoded pictures are kept on disk up to this size, and mapped by every worker
 STALE_SECONDS = 3600  # a half-written file that nobody touched for this long was left by a crash
 STATISTICS_SAMPLE = 2000
+WINDOW = 8  # shards that are read at a time
+FEATURES_BATCH = 64
 AHEAD = 1  # batches that wait, beside those that are being made
 
 Item = tuple[int, int]  # (row of the manifest, epoch)
@@ -47,6 +51,12 @@ class Pictures:
         self.kept = kept
         self.changed: set[int] = set()  # rows whose file was not what the scan saw
         self._arrays: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.how.size, self.how.size, self.how.channels
+
+    dtype = np.uint8
 
     def __getitem__(self, item: Item) -> tuple[np.ndarray, int]:
         row, epoch = item
@@ -71,20 +81,51 @@ class Pictures:
             return varied(content, self.how, self.policy, rng, self.manifest["path"][row])
         except UnreadableImage:  # it was readable when it was scanned: training must not die of one lost file
             self.changed.add(row)
-            return np.full((self.how.size, self.how.size, self.how.channels), 128, dtype=np.uint8)
+            return np.full(self.shape, 128, dtype=np.uint8)
 
 
-def read(manifest: Manifest, row: int) -> bytes:
-    """The bytes of a sample's file, or of its part of a shard. Raises UnreadableImage."""
-    path, offset = manifest["path"][row], int(manifest["offset"][row])
-    try:
-        if offset < 0:
-            return (manifest.folder / path).read_bytes()
-        with (manifest.folder / path).open("rb") as file:
-            file.seek(offset)
-            return file.read(int(manifest["bytes"][row]))
-    except OSError as error:
-        raise UnreadableImage("image_not_read", name=path, reason=error.strerror or str(error)) from error
+class Features:
+    """What a frozen backbone made of each picture, in place of the pictures: a row of a mapped array each."""
+
+    dtype = np.float32
+
+    def __init__(self, manifest: Manifest, kept: Path, seed: int = 0) -> None:
+        self.manifest, self.kept, self.seed = manifest, kept, seed
+        self.array = np.load(kept, mmap_mode="r")
+        self.shape = self.array.shape[1:]
+        self.changed: set[int] = set()
+
+    def __getitem__(self, item: Item) -> tuple[np.ndarray, int]:
+        return self.array[item[0]], int(self.manifest["label"][item[0]])
+
+
+Samples = Union[Pictures, Features]  # noqa: UP007 - evaluated in Python 3.10
+
+
+def keep_features(
+    pictures: Pictures,
+    digest: str,
+    make: Callable[[np.ndarray], np.ndarray],
+    console: Console | None = None,
+) -> Features | None:
+    """Features of all pictures (of grey for those that cannot be read), made once for a backbone of that `digest` by
+    `make` (uint8 batch -> float32 (N, ...)); None where they would be too large or the disk is full."""
+    manifest, console = pictures.manifest, console or Console()
+    key = hashlib.blake2b(repr((digest, pictures.how)).encode() + manifest["hash"].tobytes(), digest_size=8)
+    path = state_folder(manifest.root) / f"features-{key.hexdigest()}.npy"
+    if not path.is_file():
+        sample = make(pictures[(int(manifest.good()[0]), 0)][0][None])
+        shape = (len(manifest), *sample.shape[1:])
+        if len(manifest) * sample.nbytes > KEPT_BYTES:
+            return None
+        every = ordered_batches(pictures, np.arange(len(manifest)), FEATURES_BATCH, worker_count(pictures))
+        try:
+            _write_array(
+                path, shape, "<f4", (make(images.numpy()) for images, _ in every), say("data.features"), console
+            )
+        except DiskError:
+            return None
+    return Features(manifest, path, pictures.seed)
 
 
 def keep_decoded(manifest: Manifest, how: Preprocessing, console: Console | None = None) -> Path | None:
@@ -99,24 +140,31 @@ def keep_decoded(manifest: Manifest, how: Preprocessing, console: Console | None
     path = state_folder(manifest.root) / f"pixels-{key.hexdigest()}.npy"
     if path.is_file():
         return path
-    for old in path.parent.glob("pixels-*"):
-        if old.suffix == ".npy" or time.time() - old.stat().st_mtime > STALE_SECONDS:
-            old.unlink(missing_ok=True)
-    nothing = np.zeros(shape[1:], dtype=np.uint8).tobytes()
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    try:  # written, not mapped: a full disk is an error here and would kill the process there
-        with (
-            replacing(path) as beside,
-            beside.open("wb") as file,
-            console.progress(say("data.decoding"), len(manifest)) as advance,
-        ):
-            np.lib.format.write_array_header_1_0(file, header)
-            for row, problem in enumerate(manifest["problem"]):
-                file.write(nothing if problem else prepared(read(manifest, row), how).tobytes())
-                advance()
+    nothing = np.zeros((1, *shape[1:]), dtype=np.uint8)
+    arrays = (
+        nothing if problem else prepared(read(manifest, row), how)[None]
+        for row, problem in enumerate(manifest["problem"])
+    )
+    try:
+        _write_array(path, shape, "|u1", arrays, say("data.decoding"), console)
     except (DiskError, UnreadableImage):
         return None
     return path
+
+
+def _write_array(
+    path: Path, shape: tuple[int, ...], kind: str, parts: Iterable[np.ndarray], title: str, console: Console
+) -> None:
+    """An .npy file of `shape` from its parts along the first axis, and the others of its kind removed. Written, not
+    mapped: a full disk is an error here and would kill the process there. Raises DiskError."""
+    for old in path.parent.glob(path.name.split("-")[0] + "-*"):
+        if old.suffix == ".npy" or time.time() - old.stat().st_mtime > STALE_SECONDS:
+            old.unlink(missing_ok=True)
+    with replacing(path) as beside, beside.open("wb") as file, console.progress(title, shape[0]) as advance:
+        np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+        for each in parts:
+            file.write(np.ascontiguousarray(each).tobytes())
+            advance(len(each))
 
 
 def statistics(
@@ -136,22 +184,29 @@ def statistics(
     return tuple(round(float(each), 4) for each in mean), tuple(round(float(each), 4) for each in std)
 
 
-def epoch_order(rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """The rows in the order of an epoch."""
-    return rows[np.random.default_rng((seed, epoch)).permutation(len(rows))]
+def epoch_order(pictures: Samples, rows: np.ndarray, epoch: int) -> np.ndarray:
+    """The rows in the order of an epoch. Those of a packed set come a few shards at a time, so that a slow disk reads
+    in one go and a remote set fetches ahead of its use: within the shards they lie shuffled anyway."""
+    rng = np.random.default_rng((pictures.seed, epoch))
+    order = rows[rng.permutation(len(rows))]
+    if not pictures.manifest.about.get("packed"):
+        return order
+    shards = shards_of(pictures.manifest)
+    turn = rng.permutation(shards.max() + 1) // WINDOW
+    return order[np.argsort(turn[shards[order]], kind="stable")]
 
 
 def training_batches(
-    pictures: Pictures, rows: np.ndarray, batch: int, epoch: int, first: int, workers: int, pin: bool
+    pictures: Samples, rows: np.ndarray, batch: int, epoch: int, first: int, workers: int, pin: bool
 ) -> Iterator[Batch]:
     """Full batches of an epoch from batch number `first` on: uint8 (N, size, size, channels) and classes (N,)."""
-    order = epoch_order(rows, pictures.seed, epoch)
+    order = epoch_order(pictures, rows, epoch)
     count = steps_per_epoch(len(rows), batch)
     batches = [order[number * batch : (number + 1) * batch] for number in range(first, count)]
     return _load(pictures, [[(int(row), epoch) for row in each] for each in batches], workers, pin)
 
 
-def ordered_batches(pictures: Pictures, rows: np.ndarray, batch: int, workers: int = 0) -> Iterator[Batch]:
+def ordered_batches(pictures: Samples, rows: np.ndarray, batch: int, workers: int = 0) -> Iterator[Batch]:
     """All of `rows` once, in their order."""
     parts = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     return _load(pictures, [[(int(row), 0) for row in each] for each in parts], workers, pin=False)
@@ -162,14 +217,14 @@ def steps_per_epoch(samples: int, batch: int) -> int:
     return max(1, samples // batch)
 
 
-def worker_count(pictures: Pictures) -> int:
+def worker_count(pictures: Samples) -> int:
     """No worker for pictures that are kept decoded (a worker costs more than it saves), else one a core, at most 8."""
     if pictures.kept is not None:
         return 0
     return min(8, usable_cores())
 
 
-def _load(pictures: Pictures, batches: Sequence[list[Item]], workers: int, pin: bool) -> Iterator[Batch]:
+def _load(pictures: Samples, batches: Sequence[list[Item]], workers: int, pin: bool) -> Iterator[Batch]:
     """The batches in their order; `workers` threads make the next ones meanwhile."""
     if not workers:
         yield from (_made(pictures, each, pin) for each in batches)
@@ -187,9 +242,8 @@ def _load(pictures: Pictures, batches: Sequence[list[Item]], workers: int, pin: 
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _made(pictures: Pictures, items: list[Item], pin: bool) -> Batch:
-    how = pictures.how
-    images = np.empty((len(items), how.size, how.size, how.channels), dtype=np.uint8)
+def _made(pictures: Samples, items: list[Item], pin: bool) -> Batch:
+    images = np.empty((len(items), *pictures.shape), dtype=pictures.dtype)
     labels = np.empty(len(items), dtype=np.int64)
     for place, item in enumerate(items):
         images[place], labels[place] = pictures[item]

@@ -28,7 +28,8 @@ SPLITS = ("train", "val", "test")
 NOWHERE = "none"  # a copy of an official test sample: it must not train, and must not be counted twice
 SPLIT_WORDS = ("", *SPLITS, NOWHERE)
 STATE_FOLDER = ".fromzero"
-FORMAT = 2
+PACKED = "packed"  # an empty file in the state folder of a packed set
+FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,8 @@ class Manifest:
 
     and pictures also have `path` relative to the root, `offset` in it (-1: the whole file), `modified` (ns), `width`,
     `height`, `grey`, `spread` (standard deviation of the grey values), `bright` (their mean), `sharp` (variance of the
-    Laplacian) and `look`, a perceptual hash. `rule` is that of the last split, `about` what else the reader keeps."""
+    Laplacian), `form` (a place in `folder.FORMS`) and `look`, a perceptual hash. `rule` is that of the last split,
+    `about` what else the reader keeps."""
 
     root: Path
     classes: tuple[str, ...]
@@ -94,7 +96,8 @@ class Manifest:
 
     def name(self, row: int) -> str:
         """What a person calls a row: its path, or its number in the file."""
-        return str(self["path"][row]) if "path" in self.columns else f"{self.root.name}:{row + 1}"
+        kept = next((self[each] for each in ("name", "path") if each in self.columns), None)
+        return f"{self.root.name}:{row + 1}" if kept is None else str(kept[row])
 
 
 def save(manifest: Manifest) -> Manifest:
@@ -166,16 +169,20 @@ def _from_arrow(column: Any) -> Column:
 
 
 def state_folder(root: Path) -> Path:
-    """Where what is derived from a data set is kept: in it (beside it, for a file), or in the user's cache if that is
-    read-only. Raises DiskError if neither can be written."""
-    inside = root.parent / STATE_FOLDER / root.name if root.is_file() else root / STATE_FOLDER
+    """Where what is derived from a data set is kept: in `.fromzero/NAME` beside it (in it, other tools would take the
+    folder for a class), or in the user's cache if that is read-only; in a packed set itself, which is copied with it.
+    Raises DiskError if neither can be written."""
+    root = root.resolve()
+    if (root / STATE_FOLDER / PACKED).is_file():
+        return root / STATE_FOLDER
+    beside = root.parent / STATE_FOLDER / root.name
     try:
-        inside.mkdir(parents=True, exist_ok=True)
-        if os.access(inside, os.W_OK):
-            return inside
+        beside.mkdir(parents=True, exist_ok=True)
+        if os.access(beside, os.W_OK):
+            return beside
     except OSError:
         pass
-    key = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
+    key = hashlib.blake2b(str(root).encode(), digest_size=8).hexdigest()
     elsewhere = cache_folder() / "data" / key
     try:
         elsewhere.mkdir(parents=True, exist_ok=True)

@@ -87,10 +87,18 @@ def _placed(manifest: Manifest, given: np.ndarray, rule: Rule, units: np.ndarray
         return place
     for part, share in parts.items():
         free = good & ((place == NONE) | ((place == TRAIN) & (TEST not in parts)))
+        taken = np.zeros(len(place), dtype=bool)
         for rows in _strata(manifest, free, rule):
-            place[rows[np.argsort(order[rows], kind="stable")][: round(len(rows) * share)]] = part
+            taken[rows[np.argsort(order[rows], kind="stable")][: round(len(rows) * share)]] = True
+        place[free & _whole(taken, free, units)] = part
     place[place == NONE] = TRAIN
     return place
+
+
+def _whole(taken: np.ndarray, free: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """`taken` with each unit that the cut went through wholly in if half of it was, else wholly out."""
+    inside, size = (np.bincount(units, weights=each, minlength=int(units.max()) + 1) for each in (taken, free))
+    return (2 * inside >= size)[units] & (inside > 0)[units]
 
 
 def _strata(manifest: Manifest, free: np.ndarray, rule: Rule) -> list[np.ndarray]:

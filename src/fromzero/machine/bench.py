@@ -57,9 +57,14 @@ GPU_PRECISIONS: dict[str, tuple[str, dict[str, bool]]] = {
 CPU_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def bench(seconds: float = 0.3, folder: Path | None = None, console: Console | None = None) -> Bench:
+def bench(
+    seconds: float = 0.3,
+    folder: Path | None = None,
+    console: Console | None = None,
+    load: Callable[[bytes], object] | None = None,
+) -> Bench:
     """Measure this machine, about `seconds` for each figure. The disk measured is that of `folder`, by default of the
-    folder where the record is kept."""
+    folder where the record is kept. `load` makes a training picture from the bytes of a JPEG (None: Pillow does)."""
     console = console or Console()
     torch, numpy, pillow = _module("torch"), _module("numpy"), _module("PIL")
     notes: dict[str, str] = {}
@@ -71,12 +76,12 @@ def bench(seconds: float = 0.3, folder: Path | None = None, console: Console | N
     elif machine_gpus := this_machine().gpus:
         notes["gpu"] = say("bench.no.gpu", cards=", ".join(gpu.name for gpu in machine_gpus))
     name = cpu_name()
-    if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > BUSY * usable_cores():
-        notes["busy"] = say("bench.no.busy", load=f"{load:.1f}", cores=usable_cores())
+    if hasattr(os, "getloadavg") and (wanting := os.getloadavg()[0]) > BUSY * usable_cores():
+        notes["busy"] = say("bench.no.busy", load=f"{wanting:.1f}", cores=usable_cores())
     console.line(say("bench.measuring", device=name))
     devices.append(_cpu(torch, numpy, name, seconds, notes))
     disk = _disk(folder or state_folder(), notes)
-    decode, loader = _pictures(pillow, seconds, disk, notes)
+    decode, rate = _pictures(pillow, seconds, disk, notes, load)
     return Bench(
         when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         cpu=name,
@@ -85,7 +90,7 @@ def bench(seconds: float = 0.3, folder: Path | None = None, console: Console | N
         devices=tuple(devices),
         disk_read=disk,
         decode_per_core=decode,
-        loader=loader,
+        loader=rate,
         notes=notes,
         versions={"python": platform.python_version(), **_versions("torch", "numpy", "pillow")},
     )
@@ -287,7 +292,11 @@ def _disk(folder: Path, notes: dict[str, str]) -> float | None:
 
 
 def _pictures(
-    pillow: ModuleType | None, seconds: float, disk: float | None, notes: dict[str, str]
+    pillow: ModuleType | None,
+    seconds: float,
+    disk: float | None,
+    notes: dict[str, str],
+    load: Callable[[bytes], object] | None,
 ) -> tuple[float | None, float | None]:
     """Pictures/s: decoded on one core; and as a loader on all cores, from this disk."""
     if pillow is None:
@@ -299,18 +308,23 @@ def _pictures(
     def decode() -> Any:
         return Image.open(io.BytesIO(jpeg)).convert("RGB")
 
-    def load(until: float) -> int:
+    def by_pillow(content: bytes) -> object:
+        return decode().resize((RESIZED, RESIZED), Image.Resampling.BILINEAR).tobytes()
+
+    make = load or by_pillow
+
+    def loaded(until: float) -> int:
         count = 0
         while time.perf_counter() < until:
-            decode().resize((RESIZED, RESIZED), Image.Resampling.BILINEAR).tobytes()
+            make(jpeg)
             count += 1
         return count
 
     one = 1 / best_seconds(decode, seconds)
     cores = usable_cores()
     start = time.perf_counter()
-    with ThreadPoolExecutor(cores) as pool:  # Pillow releases the interpreter while it decodes
-        counts = list(pool.map(load, [start + seconds] * cores))
+    with ThreadPoolExecutor(cores) as pool:  # decoders release the interpreter
+        counts = list(pool.map(loaded, [start + seconds] * cores))
     rate = sum(counts) / (time.perf_counter() - start)
     return one, min(rate, disk / len(jpeg)) if disk else rate
 

@@ -18,9 +18,9 @@ from fromzero.records import from_json, to_json
 
 NAME = "ledger.jsonl"
 LAST = 20  # runs that count; drivers and releases change
-# How far one run is believed: a run's own noise and its distance from the next job are about as large as the
-# device's offset, so the correction of n runs is n / (n + DOUBT) of what they show.
-DOUBT = 0.25
+# The correction of n runs is n / (n + DOUBT) of what they show. DOUBT is how much more jobs of one device scatter than
+# devices do, both squared: benchmarks/time.py prints it, from runs that the calibration had not seen.
+DOUBT = 1.0
 MOST = 4.0  # a run that was this much slower or faster was disturbed, and teaches nothing
 
 
@@ -77,7 +77,13 @@ def entries(device: str | None = None) -> list[Entry]:
 
 def correction(runs: Sequence[Entry]) -> float:
     """The factor that turns the built-in prediction of a step into this device's; 1 without runs."""
-    logs = [math.log(each.ratio) for each in runs[-LAST:] if 1 / MOST < each.ratio < MOST]
+    return shrunken([each.ratio for each in runs[-LAST:]])
+
+
+def shrunken(ratios: Sequence[float]) -> float:
+    """The factor that follows from `ratios` of measured over predicted time: their median, drawn to 1 the more the
+    fewer they are."""
+    logs = [math.log(each) for each in ratios if 1 / MOST < each < MOST]
     if not logs:
         return 1.0
     return math.exp(statistics.median(logs) * len(logs) / (len(logs) + DOUBT))

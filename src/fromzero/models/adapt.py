@@ -41,7 +41,7 @@ def freeze(model: nn.Module, what: str) -> None:
     if len(layers) < 2:
         raise UsageError("nothing_to_freeze", layers=len(layers))
     model.requires_grad_(False)
-    for each in _heads(model):
+    for each in heads(model):
         each.requires_grad_(True)
 
 
@@ -64,7 +64,7 @@ def add_lora(model: nn.Module, recipe: Recipe) -> None:
         import peft
     except ImportError as error:
         raise MissingPackage("peft", "text") from error
-    heads = [] if predicts_tokens(model) else _heads(model)
+    new = [] if predicts_tokens(model) else heads(model)
     targets = lora_targets(model, recipe.lora_targets)
     settings = peft.LoraConfig(
         r=recipe.lora_rank,
@@ -75,14 +75,14 @@ def add_lora(model: nn.Module, recipe: Recipe) -> None:
     )
     without_numbers = next(model.parameters()).is_meta  # else adapters are filled with numbers first
     peft.inject_adapter_in_model(settings, model, low_cpu_mem_usage=without_numbers)
-    for each in heads:
+    for each in new:
         each.requires_grad_(True)
 
 
 def lora_targets(model: nn.Module, wanted: str) -> list[str]:
     """Paths of the layers that get an adapter: linear ones, or convolutions in a network that has no linear layer but
     its head."""
-    head = {id(each) for each in [*_heads(model), *_output(model)]}
+    head = {id(each) for each in [*heads(model), *_output(model)]}
     found = {path: module for path, module in model.named_modules() if id(module) not in head}
     linear = [path for path, module in found.items() if _is_linear(module)]
     convolutions = [path for path, module in found.items() if isinstance(module, nn.Conv2d) and module.groups == 1]
@@ -107,7 +107,7 @@ def quantise(model: nn.Module, recipe: Recipe) -> None:
 
     if recipe.dora:  # its norm needs the full weight at every step
         raise UsageError("dora_not_quantised")
-    skip = {id(each) for each in [*_heads(model), *_output(model)]}
+    skip = {id(each) for each in [*heads(model), *_output(model)]}
     frozen = [
         (path, module)
         for path, module in model.named_modules()
@@ -182,11 +182,11 @@ def _range(which: str, count: int) -> tuple[int, int]:
 # --- which layer is what ------------------------------------------------------------------------------------------
 
 
-def _heads(model: nn.Module) -> list[nn.Module]:
+def heads(model: nn.Module) -> list[nn.Module]:
     """What the model itself calls its classifier (timm; distilled models have two); the last layer if it says none."""
     found: Any = model.get_classifier() if hasattr(model, "get_classifier") else ()
-    heads = found if isinstance(found, (tuple, list)) else (found,)
-    named = [each for each in heads if isinstance(each, nn.Module) and any(True for _ in each.parameters())]
+    several = found if isinstance(found, (tuple, list)) else (found,)
+    named = [each for each in several if isinstance(each, nn.Module) and any(True for _ in each.parameters())]
     layers = [each for each in model.modules() if any(True for _ in each.parameters(recurse=False))]
     return named or layers[-1:]
 

@@ -1,7 +1,8 @@
 """How fast one kernel is: its parameters by name, and the seconds they give.
 
-    t = (compute^p + memory^p)^(1/p) + launch + further steps (of a recurrent layer)
+    t = (compute^p + limit^p + memory^p)^(1/p) + launch + further steps (of a recurrent layer)
     compute = operations / (peak of the precision's path * efficiency * sustained share of the clock)
+    limit   = operations / (half of that peak), on GeForce cards' tensor cores that accumulate in fp32
     memory  = bytes / (bandwidth * efficiency)
 
 A log-efficiency is a sum of terms (parameter, value): one for the kernel class, then offsets for precision path,
@@ -31,6 +32,7 @@ HALF = {"float16": "fp16", "bfloat16": "bf16"}
 CONVOLUTIONS = ("conv1x1", "conv", "stem", "grouped")
 PRODUCTS = ("gemm", "bmm", "attention", "rnn")
 _TILE = 64  # a product narrower than this wastes part of a kernel's tile
+_GROUPS = 32  # cuDNN's gradients of grouped convolutions in NHWC are fast from so many groups on (seen, not documented)
 _BLOCK = 128  # the side of the piece of a product that one SM works on
 HOST = 25e-6  # seconds that Python and the dispatcher take for an operator, unless measured
 
@@ -41,7 +43,7 @@ class Make(NamedTuple):
     architecture: str
     era: str
     rates: frozenset[str]
-    halved: bool  # GeForce: tensor cores that accumulate in fp32 at half rate, so that little else holds them back
+    halved: bool  # GeForce: tensor cores that accumulate in fp32 at half rate
     tf32: bool
 
     @property
@@ -122,8 +124,6 @@ def compute_terms(cost: Cost, way: str, make: Make) -> Terms:
     ]
     if cost.layout == "nhwc":
         terms += [(f"compute.{kind}.nhwc", 1.0), (f"compute.{family}.{way}.nhwc", 1.0)]
-    if way != "simt" and make.halved:
-        terms.append((f"halved.{family}.{way}", 1.0))
     return terms + _shape_terms(cost, way)
 
 
@@ -141,6 +141,12 @@ def memory_terms(cost: Cost, make: Make) -> Terms:
     if cost.dtype in HALF:
         terms.append((f"memory.{cost.kind}.half", 1.0))
     return terms
+
+
+def step_name(cost: Cost, make: Make) -> str:
+    """The parameter with the log seconds of a further step of `cost`: a kernel of a recurrent layer, or a look into
+    memory."""
+    return "cpu.step" if make.is_cpu else "step.upsample" if cost.kind == "upsample" else "step"
 
 
 def tiles(cost: Cost) -> float:
@@ -181,7 +187,7 @@ def _shape_terms(cost: Cost, way: str) -> Terms:
             (f"stride.{name}.{cost.layout}", float(stride > 1)),
             (f"stride.{kind}.{cost.layout}", float(stride > 1)),
         ]
-    rows, columns, depth, _ = _roles(cost)
+    rows, columns, depth, products = _roles(cost)
     terms = [
         (f"columns.{name}", filled(columns, _TILE)),
         (f"depth.{name}", filled(depth, _TILE)),
@@ -190,6 +196,8 @@ def _shape_terms(cost: Cost, way: str) -> Terms:
     ]
     if name == "grouped":
         terms.append((f"columns.{kind}.{cost.layout}", filled(columns, _TILE)))
+        if cost.layout == "nhwc" and kind != name:
+            terms.append((f"few.{kind}", float(products < _GROUPS)))
     if kind.endswith("wgrad") or name in ("gemm", "bmm"):
         terms.append((f"rows.{name}", filled(rows, _TILE)))
     if name == "conv" and area > 9:
@@ -248,15 +256,20 @@ def timed(costs: tuple[Cost, ...], setting: Setting, known: Known) -> Kernels:
     """The kernels of a trace's `costs`, timed in `setting`."""
     card, parameters = setting.card, known.parameters
     shared = _shared(costs, setting.make, known)
-    speeds = [_speed(way, rate, setting, parameters) for way, rate in shared.ways]
+    speed = np.array([_speed(way, rate, setting, parameters) for way, rate in shared.ways])[shared.way]
+    room = np.array([headroom(way, setting.make) for way, _ in shared.ways])[shared.way]
     spread = parameters["tiles"] * np.log(shared.tiles / (shared.tiles + max(card.sms, 1)))
-    compute = np.exp(shared.compute - np.array(speeds)[shared.way] - (0.0 if card.is_cpu else spread))
+    gain = parameters.get(f"card.{card.title}.compute", 0.0) + (0.0 if card.is_cpu else spread)
+    compute = np.exp(shared.compute - speed - room - gain)
+    limit = np.where(room > 0, np.exp(shared.flops - speed), 0.0)
     own = "cpu." if card.is_cpu else ""
     near = parameters[f"{own}resident"] * np.array([resident(each, card) for each in shared.bytes])
     slack = parameters.get(f"card.{card.title}.memory", 0.0)
     memory = np.exp(shared.memory - near - slack) / card.bandwidth
-    p, launch, further = (math.exp(parameters[f"{own}{name}"]) for name in ("p", "launch", "step"))
+    p, launch = (math.exp(parameters[f"{own}{name}"]) for name in ("p", "launch"))
+    further = np.array([math.exp(parameters[step_name(each, setting.make)]) for each in shared.costs])
     waits = launch + further * (shared.launches - 1)
+    compute = (compute**p + limit**p) ** (1 / p)
     seconds = ((compute**p + memory**p) ** (1 / p) + waits) * shared.count
     return Kernels(shared.costs, shared.count, seconds, compute * shared.count, memory * shared.count, launch)
 
@@ -276,6 +289,7 @@ class _Shared:
     count: np.ndarray
     ways: tuple[tuple[str, str], ...]
     way: np.ndarray
+    flops: np.ndarray
     compute: np.ndarray
     memory: np.ndarray
     tiles: np.ndarray
@@ -303,6 +317,7 @@ def _shared(costs: tuple[Cost, ...], make: Make, known: Known) -> _Shared:
         count=np.array(list(counted.values()), dtype=float),
         ways=ways,
         way=np.array([ways.index(each) for each in chosen], dtype=int),
+        flops=np.array([math.log(each.flops) if each.flops else -math.inf for each in unique]),
         compute=np.array([compute(cost, way) for cost, (way, _) in zip(unique, chosen, strict=True)]),
         memory=np.array([memory(each) for each in unique]),
         tiles=np.array([tiles(each) or _MANY for each in unique]),
@@ -315,22 +330,33 @@ def _total(terms: Terms, parameters: Parameters) -> float:
     return sum(parameters.get(name, 0.0) * value for name, value in terms)
 
 
+def headroom(way: str, make: Make) -> float:
+    """log of how much faster the rest of a GeForce card's tensor path is than its units that accumulate in fp32: a
+    kernel that does not reach half of the chip's rate loses little by the halving."""
+    return math.log(2.0) if make.halved and way != "simt" else 0.0
+
+
 def _speed(way: str, rate: str, setting: Setting, parameters: Parameters) -> float:
     """log of the peak that a card holds on a path."""
-    card = setting.card
-    peak, own = card.rates[rate], parameters.get(f"card.{card.title}.compute", 0.0)
-    return math.log(peak) + own + sustained(way, peak, setting, parameters)
+    peak = setting.card.rates[rate]
+    return math.log(peak) + sustained(way, peak, setting, parameters)
 
 
 def sustained(way: str, peak: float, setting: Setting, parameters: Parameters) -> float:
     """log of the share of the clock that the power limit lets a card hold: T4, L4, Max-Q and laptop chips have far
     fewer watts for each TFLOP/s than the desktop cards of their architecture."""
     card = setting.card
-    if not card.tdp_watts or card.is_cpu:
+    if not is_limited(card):
         return 0.0
     where = setting.make.architecture
     short = parameters.get(f"watts.{where}.{way}", prior_watts(where, way)) - math.log(card.tdp_watts / (peak / 1e12))
     return -math.exp(parameters["power"]) * math.log1p(math.exp(4 * short)) / 4
+
+
+def is_limited(card: Card) -> bool:
+    """Whether the power limit may hold less than the published clock. A laptop chip's clock is published for its
+    limit."""
+    return bool(card.tdp_watts) and not card.is_cpu and card.form != "laptop"
 
 
 def prior_watts(architecture: str, way: str) -> float:

@@ -22,7 +22,8 @@ from fromzero.planner.shortcuts import tensors_in
 class Cost:
     """`kind` is the kernel class the timing model knows; `dtype` the precision it computes in; `dims` the shape of what
     computes, as a matrix product: rows M, columns N, depth K, products (groups, heads, steps), kernel area, stride;
-    `layout` of a convolution is "nchw" or "nhwc"; `launches` how many kernels it starts one after another."""
+    `layout` of a convolution is "nchw" or "nhwc"; `launches` how many kernels, or rounds of one, come one after
+    another."""
 
     operator: str
     kind: str
@@ -206,6 +207,13 @@ def _onednn_recurrent(call: _Call) -> list[Cost]:
     return [call.row("rnn.backward" if backward else "rnn", flops, dims, launches=float(steps))]
 
 
+def _interpolation(call: _Call) -> list[Cost]:
+    """Enlarging a picture by weights. PyTorch's kernel for NCHW has a thread for each pixel of the result, which takes
+    pictures and channels one after another: on small pictures it waits for memory at each, on any card."""
+    serial = 1.0 if channels_last(call.args[0]) else float(math.prod(call.args[0].shape[:2]))
+    return [Cost(call.name, "upsample", call.dtype, 0.0, call.moved, launches=max(1.0, serial))]
+
+
 _PICTURE_CHANNELS = 4
 _COMPUTE: dict[str, Callable[[_Call], list[Cost]]] = {
     "mm": _matrix,
@@ -221,6 +229,7 @@ _COMPUTE: dict[str, Callable[[_Call], list[Cost]]] = {
     "_cudnn_rnn_backward": _recurrent_backward,
     "mkldnn_rnn_layer": _onednn_recurrent,
     "mkldnn_rnn_layer_backward": _onednn_recurrent,
+    **dict.fromkeys("upsample_bilinear2d upsample_bicubic2d".split(), _interpolation),
     "_scaled_dot_product_flash_attention": _attention,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_cudnn_attention": _attention,

@@ -47,6 +47,7 @@ def between(one: Trace, other: Trace, batch: int) -> Trace | None:
             flops=at(a.flops, b.flops),
             bytes=at(a.bytes, b.bytes),
             dims=tuple(at(here, there) for here, there in zip(a.dims, b.dims, strict=True)),
+            launches=at(a.launches, b.launches),
         )
         for a, b in zip(one.costs, other.costs, strict=True)
     )

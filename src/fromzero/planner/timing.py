@@ -8,6 +8,7 @@ benchmarks/time.py); the interval is the one that held 90 % of the rows that wer
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -16,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fromzero.facts.wheels import version
+from fromzero.machine.measured import DeviceBench
 from fromzero.planner.kernels import HOST, Kernels, Known, Setting, base, timed
+from fromzero.planner.operators import Cost
 from fromzero.planner.trace import Trace
 from fromzero.records import Card, Energy, Time
 
@@ -124,6 +127,49 @@ LOW_POWER_WATTS = 75  # T4, L4, P4: what the slot alone gives
 def _host(trace: Trace, setting: Setting, known: Calibration) -> float:
     """Seconds in which the host only sends the operators off; on a CPU that is part of each."""
     return 0.0 if setting.card.is_cpu else len(trace.costs) * math.exp(known.parameters.get("host", math.log(HOST)))
+
+
+# --- a card that was measured -----------------------------------------------------------------------------------------
+
+# What `fromzero bench` runs on a GPU: square products of this side, and a copy of so many bytes.
+BENCH_SIDE, BENCH_COPY = 8192, 256 << 20
+_BENCH_TYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_ROUNDS = 4  # a slower peak needs less power, so the share is found in a few rounds
+MOST_SHARE = 2.0  # a rate that is further off was disturbed
+
+
+def as_measured(card: Card, found: DeviceBench | None) -> Card:
+    """`card` with peaks and bandwidth at which the model predicts what `fromzero bench` measured of it; as it is
+    without a record of this very card. What a large product or a copy loses on any card is in the calibration: only
+    what is this card's own (its cooling, its power limit, a factory overclock) moves the figures."""
+    if found is None or card.is_cpu or found.card != card.title:
+        return card
+    for _ in range(_ROUNDS):
+        shares = {name: _share(card, name, found.rates[name]) for name in _BENCH_TYPES if found.rates.get(name)}
+        if "fp16" in shares:  # what tells GeForce cards from others stays
+            shares["fp16-acc16"] = shares["fp16"]
+        rates = {name: rate * shares.get(name, 1.0) for name, rate in card.rates.items()}
+        card = dataclasses.replace(card, rates=rates)
+    if not found.bandwidth:
+        return card
+    moved = 2.0 * BENCH_COPY
+    copied = timed((Cost("", "copy", "float32", 0.0, moved),), Setting(card), calibration()).seconds.sum()
+    return dataclasses.replace(card, bandwidth=card.bandwidth * _believable(found.bandwidth / (moved / copied)))
+
+
+def _share(card: Card, precision: str, measured: float) -> float:
+    """What a large product reached over what the model predicts."""
+    if precision not in card.rates:
+        return 1.0
+    dtype, side = _BENCH_TYPES[precision], float(BENCH_SIDE)
+    moved = 3 * side * side * (4 if dtype == "float32" else 2)
+    product = Cost("", "gemm", dtype, 2 * side**3, moved, dims=(side, side, side, 1, 1, 1))
+    seconds = timed((product,), Setting(card, tf32=precision == "tf32"), calibration()).seconds.sum()
+    return _believable(measured / (product.flops / seconds))
+
+
+def _believable(share: float) -> float:
+    return share if 1 / MOST_SHARE < share < MOST_SHARE else 1.0
 
 
 # --- energy ---------------------------------------------------------------------------------------------------------

@@ -47,3 +47,14 @@ class TorchClassifier:
         device = next(self.module.parameters()).device
         with torch.inference_mode():
             return self.module(torch.tensor(batch, device=device)).cpu().numpy()
+
+
+class HeadClassifier(TorchClassifier):
+    """The same over a classifier's head alone: `scores` takes the features that it sees, float32 (N, ...)."""
+
+    def scores(self, batch: np.ndarray) -> np.ndarray:
+        import torch
+
+        device = next(self.module.parameters()).device
+        with torch.inference_mode():
+            return torch.softmax(self.module(torch.tensor(batch, device=device)).float(), dim=-1).cpu().numpy()

@@ -1,0 +1,86 @@
+"""Whatever lies at a path as a manifest: pictures, texts, rows, or an archive of one of these."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fromzero.data.manifest import Manifest, state_folder
+from fromzero.errors import DataError, UsageError
+from fromzero.terminal import Console
+
+LOOKED_AT = 2000  # files of a folder that are looked at to tell what it holds
+
+
+def open_data(
+    path: Path | str,
+    console: Console | None = None,
+    *,
+    quick: bool = False,
+    label: str | None = None,
+    text: str | None = None,
+) -> Manifest:
+    """The manifest of what lies at a path, made or brought up to date, and kept.
+
+    A folder of pictures or of texts, a file of rows (`label` and `text` name its columns), an archive, which is
+    unpacked first, or the address of a packed set ("s3://..."). A folder that holds none of these, but one file of rows
+    or one folder, stands for it. `quick` trusts the times of folders. Raises UsageError for no such path, DataError for
+    what is not understood."""
+    from fromzero.data import reading, rows
+
+    if "://" in str(path):
+        from fromzero.data.pack import open_remote
+
+        return open_remote(str(path))
+    path = Path(path)
+    if path.is_dir():
+        return _folder(path, console, quick, label, text)
+    if not path.is_file():
+        raise UsageError("nothing_there", path=path)
+    if path.name.lower().endswith(reading.SUFFIXES):
+        return rows.read(path, console, quick=quick, label=label, text=text)
+    from fromzero.data.archives import ENDINGS, is_archive, unpacked
+
+    if is_archive(path):
+        return open_data(unpacked(path, console=console), console, quick=quick, label=label, text=text)
+    raise DataError("unknown_data_form", path=path, suffixes=" ".join(reading.SUFFIXES), archives=" ".join(ENDINGS))
+
+
+def _folder(path: Path, console: Console | None, quick: bool, label: str | None, text: str | None) -> Manifest:
+    from fromzero.data import folder, reading, rows
+
+    if any(state_folder(path).glob("looks-*.npy")):  # pictures, as an earlier scan saw
+        return folder.scan(path, console, quick=quick)
+    found = _suffixes(path)
+    if any(found.get(each) for each in folder.SUFFIXES):
+        return folder.scan(path, console, quick=quick)
+    if found.get(".txt"):
+        return rows.read_folder(path, console)
+    inside = [each for each in sorted(path.iterdir()) if not each.name.startswith((".", "__MACOSX"))]
+    files = [each for each in inside if each.is_file() and each.name.lower().endswith(reading.SUFFIXES)]
+    folders = [each for each in inside if each.is_dir()]
+    if len(files) == 1:
+        return rows.read(files[0], console, quick=quick, label=label, text=text)
+    if not files and len(folders) == 1:
+        return _folder(folders[0], console, quick, label, text)
+    if not files:
+        return folder.scan(path, console, quick=quick)  # which says what it looked for
+    raise DataError("several_files", path=path, files=", ".join(each.name for each in files[:5]))
+
+
+def _suffixes(root: Path) -> dict[str, int]:
+    """How many of the first files in class folders have each suffix."""
+    counts: dict[str, int] = {}
+    seen = 0
+    for top, folders, names in os.walk(root):
+        folders[:] = sorted(each for each in folders if not each.startswith((".", "__MACOSX")))
+        if Path(top) == root:
+            continue  # what lies beside the class folders is no sample
+        for name in names:
+            if not name.startswith("."):
+                suffix = os.path.splitext(name)[1].lower()
+                counts[suffix] = counts.get(suffix, 0) + 1
+        seen += len(names)
+        if seen >= LOOKED_AT:
+            break
+    return counts
