@@ -727,7 +727,8 @@ def write(made: dict[str, Any]) -> None:
     keep = {name: value for name, value in old["parameters"].items() if name.startswith("cpu.") != cpu}
     spreads = {name: value for name, value in old["spreads"].items() if (name == "cpu") != cpu} | made["spreads"]
     if not cpu:
-        spreads = {"cpu": old["spreads"].get("cpu", 0.4)} | ASSUMED | made["spreads"]
+        wider = {name: max(value, made["spreads"].get(name, 0.0)) for name, value in ASSUMED.items()}
+        spreads = {"cpu": old["spreads"].get("cpu", 0.4)} | made["spreads"] | wider
     result = {
         "about": old["about"] | made["about"],
         "architectures": made.get("architectures", old.get("architectures", [])),

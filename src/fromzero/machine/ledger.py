@@ -20,7 +20,7 @@ NAME = "ledger.jsonl"
 LAST = 20  # runs that count; drivers and releases change
 # The correction of n runs is n / (n + DOUBT) of what they show. DOUBT is how much more jobs of one device scatter than
 # devices do, both squared: benchmarks/time.py prints it, from runs that the calibration had not seen.
-DOUBT = 1.0
+DOUBT = 1.3
 MOST = 4.0  # a run that was this much slower or faster was disturbed, and teaches nothing
 
 
