@@ -31,7 +31,7 @@ from fromzero.data.checks import pictures
 from fromzero.data.folder import looks_of, scan
 from fromzero.data.images import decode
 from fromzero.data.manifest import Manifest
-from fromzero.data.sources import get
+from fromzero.data.sources.get import get
 from fromzero.data.suspects import find
 from fromzero.errors import UnreadableImage
 

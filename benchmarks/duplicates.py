@@ -44,9 +44,10 @@ def main() -> int:
 
 
 def measured(file: Path, label: str | None = None, text: str | None = None) -> dict:
-    from fromzero.data import grams, near_texts, rows
     from fromzero.data.checks.copies import groups
     from fromzero.data.opening import open_data
+    from fromzero.data.rows import files as rows
+    from fromzero.data.rows import grams, near_texts
 
     manifest = near_texts.mark(open_data(file, label=label, text=text))
     good = manifest.good()

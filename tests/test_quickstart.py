@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fromzero.data.sources import get
+from fromzero.data.sources.get import get
 from fromzero.errors import SourceError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,7 +23,7 @@ from fromzero import exporting, planning, report
 from fromzero.data.check import check
 from fromzero.data.manifest import Manifest
 from fromzero.data.opening import open_data
-from fromzero.data.sources import get
+from fromzero.data.sources.get import get
 from fromzero.errors import FromzeroError
 from fromzero.evaluation import Evaluation
 from fromzero.exporting import Artifact

@@ -80,7 +80,7 @@ def test_clean_in_json(faulty, capsys):
     assert not answer["applied"] and answer["to"] is None
     assert answer["moves"] == [{"file": "狗/坏\n的.png", "kind": "corrupt", "why": {"code": "image_unknown"}}]
     answer = json.loads(ran(capsys, "clean", faulty, "--kinds", "corrupt", "--apply", "--json")[1])
-    assert answer["applied"] and answer["to"].startswith(str(faulty))
+    assert answer["applied"] and answer["to"].startswith(str(faulty) + ".removed")
     assert json.loads(ran(capsys, "clean", faulty, "--undo", "--json")[1]) == {"files": ["狗/坏\n的.png"], "lost": []}
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from fromzero.data import archives
-from fromzero.data.archives import Limits, is_archive, unpacked
+from fromzero.data.sources import archives
+from fromzero.data.sources.archives import Limits, is_archive, unpacked
 from fromzero.errors import DataError, DiskError, UsageError
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(200))
@@ -431,7 +431,7 @@ def test_a_killed_process_leaves_no_folder(tmp_path):
     path = zip_of(tmp_path / "a.zip", TREE)
     code = f"""
 import os
-from fromzero.data import archives
+from fromzero.data.sources import archives
 archives._inner = lambda folder: os._exit(9)
 archives.unpacked({str(path)!r})
 """

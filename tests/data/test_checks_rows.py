@@ -7,11 +7,12 @@ import types
 import numpy as np
 import pytest
 
-from fromzero.data import grams, near_texts, rows, scaling
 from fromzero.data.checks import chats, copies, table, texts
 from fromzero.data.checks.lengths import over_long
 from fromzero.data.manifest import load, save
 from fromzero.data.opening import open_data
+from fromzero.data.rows import files as rows
+from fromzero.data.rows import grams, near_texts, scaling
 from fromzero.data.split import split
 
 WORDS = "酒店 房间 干净 服务 前台 早餐 位置 交通 方便 价格 安静 空调 热水 网络 周围 环境 入住 退房 态度 老板".split()

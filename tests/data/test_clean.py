@@ -9,12 +9,11 @@ import pytest
 from PIL import Image
 
 from fromzero import files
-from fromzero.data import clean
 from fromzero.data.check import DataReport
 from fromzero.data.checks import copies
-from fromzero.data.clean import Move, apply, propose, undo
+from fromzero.data.findings import clean
+from fromzero.data.findings.clean import Move, apply, propose, removed_folder, undo
 from fromzero.data.folder import scan
-from fromzero.data.manifest import state_folder
 from fromzero.errors import DataError, DiskError, UnknownName, UsageError
 
 
@@ -167,7 +166,7 @@ def test_there_and_back(tmp_path):
     assert {each.file: (away / "files" / each.file).read_bytes() for each in moves} == {
         each.file: before[each.file] for each in moves
     }
-    assert away.is_relative_to(state_folder(tmp_path) / "removed")
+    assert away.is_relative_to(removed_folder(tmp_path))
     assert proposed(tmp_path)[1] == []
     restored = undo(tmp_path)
     assert sorted(restored.files) == sorted(each.file for each in moves) and not restored.lost
@@ -233,7 +232,7 @@ def test_the_journal_is_there_before_the_first_move(tmp_path, monkeypatch):
     manifest, moves = proposed(faulty(tmp_path))
 
     def rename(source, target):
-        found = list((state_folder(tmp_path) / "removed").glob("*/journal.json"))
+        found = list((removed_folder(tmp_path)).glob("*/journal.json"))
         assert len(found) == 1
         listed = json.loads(found[0].read_text(encoding="utf-8"))["moves"]
         assert [each["file"] for each in listed] == [each.file for each in moves]
@@ -316,7 +315,7 @@ def test_a_journal_from_elsewhere_moves_nothing_outside(tmp_path, name):
     root, outside = fill(tmp_path / "data"), tmp_path / "outside"
     outside.mkdir()
     (root / "link").symlink_to(outside)
-    away = state_folder(root) / "removed" / "20990101-000000"
+    away = removed_folder(root) / "20990101-000000"
     (away / "files" / "link").mkdir(parents=True)
     (away / "files" / "link" / "out.txt").write_text("payload")
     (away / "out.txt").write_text("payload")
@@ -330,7 +329,7 @@ def test_a_link_in_the_removed_folder_leads_nowhere(tmp_path):
     root, outside = fill(tmp_path / "data"), tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_text("mine")
-    away = state_folder(root) / "removed" / "20990101-000000"
+    away = removed_folder(root) / "20990101-000000"
     (away / "files").mkdir(parents=True)
     (away / "files" / "b").symlink_to(outside)
     (away / "journal.json").write_text(json.dumps({"format": 1, "moves": [{"file": "b/secret"}]}))

@@ -9,9 +9,9 @@ import zipfile
 
 import pytest
 
-from fromzero.data import fetching
-from fromzero.data.fetching import Package, download, sha256_given
-from fromzero.data.sources import get
+from fromzero.data.sources import fetching
+from fromzero.data.sources.fetching import Package, download, sha256_given
+from fromzero.data.sources.get import get
 from fromzero.errors import DataError, SourceError, UsageError
 from fromzero.terminal import Console
 

@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from fromzero.data.frames import rows_of
+from fromzero.data.sources.frames import rows_of
 
 
 class Made:
@@ -26,8 +26,10 @@ class Made:
 
 def named(module, name):
     """A class that pickles as `module.name`."""
-    found = types.ModuleType(module) if module not in sys.modules else sys.modules[module]
-    sys.modules.setdefault(module, found)
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):  # pickle imports a module by way of its packages
+        sys.modules.setdefault(".".join(parts[:end]), types.ModuleType(".".join(parts[:end])))
+    found = sys.modules[module]
     if not hasattr(found, name):
         setattr(found, name, type(name, (), {"__module__": module}))
     return getattr(found, name)

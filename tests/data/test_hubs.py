@@ -14,8 +14,8 @@ import urllib.parse
 
 import pytest
 
-from fromzero.data import hubs
-from fromzero.data.sources import get
+from fromzero.data.sources import hubs
+from fromzero.data.sources.get import get
 from fromzero.errors import SourceError, UsageError
 
 SHA = "0123456789abcdef0123456789abcdef01234567"

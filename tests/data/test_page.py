@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from fromzero import language
-from fromzero.data import page as pages
 from fromzero.data.check import DataReport
 from fromzero.data.checks import copies
+from fromzero.data.findings import page as pages
+from fromzero.data.findings.page import page
+from fromzero.data.findings.telling import rows_named, shown, told
 from fromzero.data.folder import scan
 from fromzero.data.opening import open_data
-from fromzero.data.page import page
-from fromzero.data.telling import rows_named, shown, told
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fromzero.data import rows
 from fromzero.data.manifest import content_hash, load, save
 from fromzero.data.opening import open_data
 from fromzero.data.pack import read as read_picture
+from fromzero.data.rows import files as rows
 from fromzero.data.split import split
 from fromzero.errors import DataError, UsageError
 

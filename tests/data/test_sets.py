@@ -11,10 +11,11 @@ import zipfile
 
 import pytest
 
-from fromzero.data import sets, sources
-from fromzero.data.fetching import Package
-from fromzero.data.sets import RowSet, StampSet, counted, from_csv, from_lists, from_mails, from_tab, lines_of
-from fromzero.data.sources import SETS, get
+from fromzero.data.sources import get as sources
+from fromzero.data.sources import sets
+from fromzero.data.sources.fetching import Package
+from fromzero.data.sources.get import SETS, get
+from fromzero.data.sources.sets import RowSet, StampSet, counted, from_csv, from_lists, from_mails, from_tab, lines_of
 from fromzero.errors import DiskError, SourceError, UsageError
 from fromzero.language import catalogue
 from fromzero.terminal import Console

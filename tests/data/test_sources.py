@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fromzero.data import sources
 from fromzero.data.folder import scan
-from fromzero.data.sources import IdxSet, get
+from fromzero.data.sources import get as sources
+from fromzero.data.sources.get import IdxSet, get
 from fromzero.errors import DiskError, SourceError, UnknownName
 from fromzero.terminal import Console
 

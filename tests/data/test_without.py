@@ -7,9 +7,9 @@ import pyarrow.parquet
 import pytest
 
 from fromzero.data.check import DataReport
-from fromzero.data.clean import apply, propose, undo
+from fromzero.data.findings.clean import apply, propose, undo
+from fromzero.data.findings.without import copy_without
 from fromzero.data.opening import open_data
-from fromzero.data.without import copy_without
 from fromzero.errors import DataError, UsageError
 
 CSV = 'text,label\r\n"a, ""quoted""\nin two lines",好\r\nb,坏\r\n\r\n"c\r\n\r\nd",好\r\ne,坏'

@@ -14,7 +14,7 @@ from fromzero.terminal import Terminal, print_table
 
 if TYPE_CHECKING:
     from fromzero.data.check import DataReport
-    from fromzero.data.clean import Move
+    from fromzero.data.findings.clean import Move
     from fromzero.data.manifest import Manifest
 
 SHOWN = 5  # findings of a kind; --json and --html have more
@@ -38,7 +38,7 @@ def check(options: argparse.Namespace) -> int:
     manifest = opened(options)
     report = _checked(options, manifest)
     if options.html:
-        from fromzero.data.page import page
+        from fromzero.data.findings.page import page
         from fromzero.files import write_text
 
         write_text(options.html, page(report, manifest))
@@ -62,7 +62,7 @@ def _checked(options: argparse.Namespace, manifest: Manifest) -> DataReport:
 
 
 def _print_findings(report: DataReport) -> None:
-    from fromzero.data.telling import blocks, title
+    from fromzero.data.findings.telling import blocks, title
 
     print(say("data.table.title", images=report.images, classes=len(report.classes)))
     found = {kind: entries for kind, entries in report.findings.items() if entries}
@@ -86,7 +86,7 @@ def _print_findings(report: DataReport) -> None:
 
 def _text(kind: str, entry: dict[str, Any]) -> str:
     """One finding on one line: the samples, and what it says of them."""
-    from fromzero.data.telling import names, shown, told
+    from fromzero.data.findings.telling import names, shown, told
 
     all_names, rest = names(entry), told(kind, entry)
     listed = ", ".join(map(shown, all_names[:FILES]))
@@ -111,7 +111,7 @@ def clean_arguments(parser: argparse.ArgumentParser) -> None:
 def clean(options: argparse.Namespace) -> int:
     if options.undo:
         return _undo(options)
-    from fromzero.data.clean import apply, ask, propose
+    from fromzero.data.findings.clean import apply, ask, propose
     from fromzero.records import to_json
 
     manifest = opened(options)
@@ -133,8 +133,8 @@ def clean(options: argparse.Namespace) -> int:
 
 
 def _print_moves(moves: list[Move], report: DataReport, done: bool) -> None:
-    from fromzero.data.clean import RULES
-    from fromzero.data.telling import shown, title
+    from fromzero.data.findings.clean import RULES
+    from fromzero.data.findings.telling import shown, title
 
     if not moves:
         print(say("clean.nothing"))
@@ -153,8 +153,8 @@ def _print_moves(moves: list[Move], report: DataReport, done: bool) -> None:
 
 
 def _undo(options: argparse.Namespace) -> int:
-    from fromzero.data.clean import undo
-    from fromzero.data.telling import shown
+    from fromzero.data.findings.clean import undo
+    from fromzero.data.findings.telling import shown
     from fromzero.records import to_json
 
     if not options.folder.exists():

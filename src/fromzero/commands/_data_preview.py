@@ -27,8 +27,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def preview(options: argparse.Namespace) -> int:
+    from fromzero.data.findings.telling import shown
     from fromzero.data.preview import sheet
-    from fromzero.data.telling import shown
     from fromzero.files import write_bytes
     from fromzero.pictures import contact_sheet, missing_font
 

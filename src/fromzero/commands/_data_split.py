@@ -26,7 +26,7 @@ def split(options: argparse.Namespace) -> int:
     from fromzero.data.alike import marked
     from fromzero.data.by import values
     from fromzero.data.manifest import save
-    from fromzero.data.scaling import kept
+    from fromzero.data.rows.scaling import kept
     from fromzero.data.split import split, table
 
     manifest = marked(opened(options), Terminal())

@@ -33,7 +33,7 @@ def _get_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _get(options: argparse.Namespace) -> int:
-    from fromzero.data.sources import get
+    from fromzero.data.sources.get import get
 
     path = get(options.name, options.to, offline=options.offline, console=Terminal(), sha256=options.sha256)
     print(json.dumps({"path": str(path)}, ensure_ascii=False) if options.json else path)

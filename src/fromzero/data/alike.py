@@ -13,7 +13,7 @@ def marked(manifest: Manifest, console: Console | None = None) -> Manifest:
     if manifest.kind == "pictures":
         from fromzero.data.near import mark
     elif manifest.kind == "texts":
-        from fromzero.data.near_texts import mark
+        from fromzero.data.rows.near_texts import mark
     else:
         return manifest
     return save(mark(manifest, console))

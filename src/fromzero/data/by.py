@@ -16,7 +16,7 @@ def values(manifest: Manifest, how: str, by: str = "") -> np.ndarray:
 
     Raises UsageError or UnknownName for what the data do not have, DataError for a value that is missing."""
     if "rows" in manifest.about:
-        from fromzero.data import rows
+        from fromzero.data.rows import files as rows
 
         return rows.values(manifest, how, by)
     known = FOLDER.get(how)

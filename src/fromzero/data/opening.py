@@ -26,7 +26,8 @@ def open_data(
     unpacked first, or the address of a packed set ("s3://..."). A folder that holds none of these, but one file of rows
     or one folder, stands for it. `quick` trusts the times of folders. Raises UsageError for no such path, DataError for
     what is not understood."""
-    from fromzero.data import reading, rows
+    from fromzero.data.rows import files as rows
+    from fromzero.data.rows import reading
 
     if "://" in str(path):
         from fromzero.data.pack import open_remote
@@ -39,7 +40,7 @@ def open_data(
         raise UsageError("nothing_there", path=path)
     if path.name.lower().endswith(reading.SUFFIXES):
         return rows.read(path, console, quick=quick, label=label, text=text)
-    from fromzero.data.archives import ENDINGS, is_archive, unpacked
+    from fromzero.data.sources.archives import ENDINGS, is_archive, unpacked
 
     if is_archive(path):
         return open_data(unpacked(path, console=console), console, quick=quick, label=label, text=text)
@@ -47,7 +48,9 @@ def open_data(
 
 
 def _folder(path: Path, console: Console | None, quick: bool, label: str | None, text: str | None) -> Manifest:
-    from fromzero.data import folder, reading, rows
+    from fromzero.data import folder
+    from fromzero.data.rows import files as rows
+    from fromzero.data.rows import reading
 
     if any(state_folder(path).glob("looks-*.npy")):  # pictures, as an earlier scan saw
         return folder.scan(path, console, quick=quick)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fromzero.data import grams
 from fromzero.data.checks import copies
 from fromzero.data.manifest import Manifest
-from fromzero.data.rows import content
+from fromzero.data.rows import grams
+from fromzero.data.rows.files import content
 from fromzero.language import say
 from fromzero.terminal import Console
 

@@ -1,4 +1,4 @@
-"""Moving what a check found out of a data set. Nothing is deleted: files go to `.fromzero/removed/<time>/files/`, and a
+"""Moving what a check found out of a data set. Nothing is deleted: files go to `NAME.removed/<time>/files/`, and a
 journal that is written before the first of them is moved tells `undo` where they belong, whatever happens meanwhile. A
 file of rows is never touched: a cleaned copy is written beside it.
 """
@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fromzero.data.check import DataReport
-from fromzero.data.manifest import Manifest, state_folder
-from fromzero.data.telling import class_of, names, rows_named
-from fromzero.data.without import copy_without
+from fromzero.data.findings.telling import class_of, names, rows_named
+from fromzero.data.findings.without import copy_without
+from fromzero.data.manifest import Manifest
 from fromzero.errors import DataError, UnknownName, UsageError
 from fromzero.files import disk_error, write_json
 
@@ -157,6 +157,12 @@ RULES: dict[str, Rule] = {
 # --- folders: away and back ---------------------------------------------------------------------------------------
 
 
+def removed_folder(root: Path) -> Path:
+    """Where what is taken out of a folder goes: beside it and in plain sight, for it is no cache."""
+    root = root.resolve()
+    return root.with_name(f"{root.name}.removed")
+
+
 def apply(manifest: Manifest, moves: Sequence[Move]) -> Path:
     """Take the samples out. Returns the folder they are now in, or, for a file of rows, its cleaned copy.
 
@@ -170,7 +176,7 @@ def apply(manifest: Manifest, moves: Sequence[Move]) -> Path:
         raise UsageError("clean_packed", path=root)
     for each in moves:
         _inside(root, each.file)
-    away = state_folder(root) / "removed" / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}"
+    away = removed_folder(root) / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}"
     try:
         (away / FILES).mkdir(parents=True)
     except OSError as error:
@@ -218,7 +224,7 @@ def undo(root: Path) -> Restored:
 
 
 def _last(root: Path) -> Path:
-    found = sorted(each.parent for each in (state_folder(root) / "removed").glob(f"*/{JOURNAL}"))
+    found = sorted(each.parent for each in removed_folder(root).glob(f"*/{JOURNAL}"))
     if not found:
         raise UsageError("nothing_to_undo", path=root)
     return found[-1]
@@ -236,7 +242,7 @@ def _journal(away: Path) -> list[str]:
 
 def _move(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(source, target)  # never copied: a move within the folder is whole or not done
+    os.rename(source, target)  # never copied: a move within a file system is whole or not done
 
 
 def _inside(folder: Path, name: str) -> None:

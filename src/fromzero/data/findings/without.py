@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fromzero.data import reading
 from fromzero.data.manifest import arrow
+from fromzero.data.rows import reading
 from fromzero.errors import DataError, UsageError
 from fromzero.files import replacing
 

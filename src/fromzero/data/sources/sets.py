@@ -24,8 +24,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from fromzero.data import fetching, frames
-from fromzero.data.fetching import Package
+from fromzero.data.sources import fetching, frames
+from fromzero.data.sources.fetching import Package
 from fromzero.language import say
 from fromzero.terminal import Console
 

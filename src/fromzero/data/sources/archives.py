@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from fromzero.data.fetching import sha256_of
 from fromzero.data.images import SUFFIXES
 from fromzero.data.manifest import STATE_FOLDER
+from fromzero.data.sources.fetching import sha256_of
 from fromzero.errors import DataError, DiskError, UsageError
 from fromzero.files import disk_error, write_json
 from fromzero.language import say

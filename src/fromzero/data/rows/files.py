@@ -26,7 +26,7 @@ import numpy as np
 
 from fromzero.data.columns import Column, Texts, Words
 from fromzero.data.manifest import SPLIT_WORDS, Manifest, Rule, arrow, load, save, state_folder
-from fromzero.data.reading import EXCERPT, Rows, chat_keys, encoding, opened
+from fromzero.data.rows.reading import EXCERPT, Rows, chat_keys, encoding, opened
 from fromzero.errors import DataError, UsageError
 from fromzero.files import replacing
 from fromzero.language import say

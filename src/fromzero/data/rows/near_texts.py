@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fromzero.data import grams
 from fromzero.data.manifest import Manifest
+from fromzero.data.rows import grams
 from fromzero.language import say
 from fromzero.terminal import Console
 
@@ -28,7 +28,7 @@ def mark(manifest: Manifest, console: Console | None = None) -> Manifest:
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    from fromzero.data.rows import texts
+    from fromzero.data.rows.files import texts
 
     column = texts(manifest)
     rows = grams.unique_rows(manifest["hash"], manifest.good())

@@ -12,10 +12,7 @@ from typing import Any
 
 from fromzero import language
 from fromzero.data.check import DataReport
-from fromzero.data.images import decode
-from fromzero.data.manifest import Manifest
-from fromzero.data.pack import read
-from fromzero.data.telling import (
+from fromzero.data.findings.telling import (
     blocks,
     class_of,
     meaning,
@@ -27,6 +24,9 @@ from fromzero.data.telling import (
     title,
     told,
 )
+from fromzero.data.images import decode
+from fromzero.data.manifest import Manifest
+from fromzero.data.pack import read
 from fromzero.errors import UnreadableImage
 from fromzero.language import say
 
@@ -178,7 +178,7 @@ def _thumbnail(manifest: Manifest, row: int) -> str:
 
 def _texts(manifest: Manifest, rows: list[int]) -> dict[int, str]:
     """What stands in rows of texts, chats or a table, cut to a length that can be read."""
-    from fromzero.data.rows import content
+    from fromzero.data.rows.files import content
 
     some = content(manifest, rows).to_pylist() if rows else []
     return {row: _excerpt(_AS_TEXT[manifest.kind](each, manifest)) for row, each in zip(rows, some, strict=True)}

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from fromzero.attempts import first_of
-from fromzero.data import fetching, hubs
-from fromzero.data.archives import is_archive, unpacked
-from fromzero.data.fetching import Package
 from fromzero.data.manifest import STATE_FOLDER
-from fromzero.data.sets import (
+from fromzero.data.sources import fetching, hubs
+from fromzero.data.sources.archives import is_archive, unpacked
+from fromzero.data.sources.fetching import Package
+from fromzero.data.sources.sets import (
     BundledSet,
     DataSet,
     IdxSet,
