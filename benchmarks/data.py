@@ -1,6 +1,6 @@
 """The data path beside its rivals, and how it grows.
 
-    python benchmarks/data.py [decode] [loader] [opening] [memory] [growth] [features]
+    python benchmarks/data.py [decode] [loader] [opening] [memory] [growth] [features] [accuracy]
 
 Without a word, all of them. Times are CPU seconds (of the process and its children), the smallest of several
 interleaved rounds; every table ends with ratios. Rivals that are not installed are left out by name (litdata,
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fromzero.data.augment import varied
+from fromzero.data.augment import _random_box, varied
 from fromzero.data.folder import scan
 from fromzero.data.load import Pictures, training_batches
 from fromzero.data.manifest import state_folder
@@ -45,6 +45,8 @@ FILES = 300_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("--data", type=Path, help="a copy of Fashion-MNIST")
+    parser.add_argument("--pictures", type=int, default=3000, help="for the accuracy")
     parser.add_argument("--files", type=int, default=FILES)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -254,6 +256,96 @@ def litdata_loader(root: Path) -> Any:
     return litdata.StreamingDataLoader(Photos(str(root / "lit"), shuffle=True), batch_size=BATCH, num_workers=2)
 
 
+# --- does it train as well? -------------------------------------------------------------------------------------------
+
+
+def accuracy(options: argparse.Namespace) -> None:
+    """The same network on the same draws: crops of JPEGs decoded smaller, and Pillow's crops of the whole picture.
+
+    Fashion-MNIST's pictures, enlarged to 448 pixels and saved as JPEG, so that the smaller decode is really taken."""
+    import fromzero.data.load as load
+    from fromzero.data.sources.get import get
+    from fromzero.training import train
+
+    source = scan(get("fashion-mnist", options.data), quick=True)
+    ours = load.varied
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "set"
+        rows = np.random.default_rng(0).permutation(source.good())[: options.pictures]
+        for row in rows.tolist():
+            folder = root / source.classes[source["label"][row]]
+            folder.mkdir(parents=True, exist_ok=True)
+            picture = Image.open(source.folder / source["path"][row]).resize((448, 448), Image.Resampling.BICUBIC)
+            picture.convert("RGB").save(folder / f"{row:05d}.jpg", quality=90)
+        for seed in range(3):
+            found = {}
+            for name, make in (("fromzero", ours), ("Pillow", by_pillow)):
+                load.varied = make
+                run = train(
+                    root,
+                    model="cnn",
+                    imgsz=64,
+                    epochs=6,
+                    batch=64,
+                    lr=2e-3,
+                    augmentation="crop-flip",
+                    seed=seed,
+                    output=Path(scratch) / f"{name}-{seed}",
+                    device="cpu",
+                )
+                found[name] = run.record()["best"]["val_accuracy"]
+            load.varied = ours
+            print(f"  seed {seed}: best validation accuracy " + ", ".join(f"{n} {a:.2%}" for n, a in found.items()))
+
+
+def by_pillow(content: bytes, how: Preprocessing, policy: str, rng: np.random.Generator, name: str = "") -> np.ndarray:
+    """`varied` for "crop-flip" as one would write it with Pillow, drawing the same numbers."""
+    if policy != "crop-flip":
+        return varied(content, how, policy, rng, name)
+    picture = Image.open(io.BytesIO(content)).convert("L" if how.channels == 1 else "RGB")
+    left, top, width, height = _random_box(picture.size, rng)
+    part = picture.resize((how.size, how.size), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
+    array = np.asarray(part).reshape(how.size, how.size, how.channels)
+    return array[:, ::-1] if rng.random() < 0.5 else array
+
+
+# --- a frozen backbone ------------------------------------------------------------------------------------------------
+
+
+def features(options: argparse.Namespace) -> None:
+    """Ten epochs of a frozen ResNet-18 at 128 pixels: its features once, or at every step."""
+    import fromzero.training as training
+
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "set"
+        for number in range(PHOTOS):
+            folder = root / f"class{number % 4}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number:05d}.jpg").write_bytes(photo((500, 375), number))
+        took = {}
+        cached = training.frozen_head
+        for name, head in (("at every step", lambda model: None), ("once", cached)):
+            training.frozen_head = head
+            start = cpu_seconds()
+            training.train(
+                root,
+                model="resnet18",
+                imgsz=128,
+                epochs=10,
+                patience=10,
+                batch=32,
+                freeze="backbone",
+                augmentation="none",
+                output=Path(scratch) / name,
+                device="cpu",
+            )
+            took[name] = cpu_seconds() - start
+            epochs = training.Run(Path(scratch) / name).record()["measured"]["seconds"]
+            print(f"  features {name:14s} {took[name]:7.1f} CPU s in all, {epochs:6.1f} s in the loop")
+        training.frozen_head = cached
+        print(f"  ratio of all: {took['at every step'] / took['once']:.1f}")
+
+
 # --- a large set ------------------------------------------------------------------------------------------------------
 
 
@@ -366,6 +458,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "opening": opening,
     "memory": memory,
     "growth": growth,
+    "features": features,
+    "accuracy": accuracy,
 }
 
 if __name__ == "__main__":

@@ -414,3 +414,11 @@ def test_a_frozen_backbone_is_run_once_and_ends_the_same(tiny_data, tmp_path, mo
 
     kept = [load_checkpoint(run.best, "model")[0]["model"] for run in (cached, whole)]
     assert all(torch.allclose(kept[0][name], kept[1][name], atol=1e-4) for name in kept[0])
+
+
+def test_mixed_pictures_train_and_resume_alike(tiny_data, tmp_path):
+    run = train(tiny_data, output=tmp_path / "mixed", device="cpu", model="cnn", epochs=2, batch=14, mix="cutmix")
+    assert len(run.metrics.read_text().splitlines()) == 3
+    again = train(tiny_data, output=tmp_path / "again", device="cpu", model="cnn", epochs=2, batch=14, mix="cutmix")
+    losses = [[row["train_loss"] for row in csv.DictReader(each.metrics.open())] for each in (run, again)]
+    assert losses[0] == losses[1]

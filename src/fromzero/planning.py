@@ -393,7 +393,7 @@ def divided(whole: Trace, recipe: Recipe) -> Trace:
 
 
 # Fields that change what is done with a trace, not the trace.
-_NOT_TRACED = ("batch", "epochs", "schedule", "warmup", "lr", "augmentation", "patience", "seed", "pretrained")
+_NOT_TRACED = ("batch", "epochs", "schedule", "warmup", "lr", "augmentation", "mix", "patience", "seed", "pretrained")
 _DIVIDING = ("offload", "cards", "parallel", "compile")
 
 

@@ -18,6 +18,7 @@ SCHEDULES = ("cosine", "constant")
 ATTENTIONS = ("auto", "math", "efficient", "flash")
 ZERO_GRADS = ("start", "before-backward", "after-step")
 AUGMENTATIONS = ("auto", "none", "shift-flip", "rotate", "crop-flip", "colour", "randaugment", "erase")
+MIXES = ("none", "mixup", "cutmix")
 MEMORY_FORMATS = ("contiguous", "channels-last")
 PARALLEL = ("ddp", "fsdp", "fsdp-grad-op")
 
@@ -138,6 +139,7 @@ class Recipe:
     clip: float = _flag(1.0, limits=(0, inf))
     label_smoothing: float = _flag(0.0, limits=(0, 1))
     augmentation: str = _flag("auto", AUGMENTATIONS)
+    mix: str = _flag("none", MIXES)
     patience: int = _flag(10, limits=(1, inf))
     seed: int = _flag(0)
 

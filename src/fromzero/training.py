@@ -180,11 +180,11 @@ def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
     keep: list[Any] | None = [] if recipe.keep_outputs else None
 
     kept = load.keep_decoded(manifest, how, console) if recipe.augmentation in load.ON_ARRAYS else None
-    pictures = load.Pictures(manifest, how, recipe.augmentation, recipe.seed, kept)
+    pictures = load.Pictures(manifest, how, recipe.augmentation, recipe.seed, kept, recipe.mix)
     unvaried = load.Pictures(manifest, how, kept=kept)
     classifier = TorchClassifier(workload.model, manifest.classes, how, Deployed(model, how).to(engine.device))
     fed = _Fed(pictures, unvaried, model, normalise, classifier)
-    if recipe.freeze == "backbone" and recipe.augmentation == "none":
+    if recipe.freeze == "backbone" and recipe.augmentation == recipe.mix == "none":
         fed = _head_alone(fed, how, recipe, engine.device, console) or fed
     rows, held_out = manifest.rows("train"), manifest.rows("val")
     micro = load.steps_per_epoch(len(rows), recipe.batch)

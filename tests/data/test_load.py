@@ -221,3 +221,20 @@ def test_a_full_disk_keeps_nothing_and_ends_nothing(manifest):
     assert kept is None
     assert not list(state_folder(manifest.root).glob("pixels-*.tmp"))
     assert keep_decoded(manifest, how(24)).is_file()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_mixed_batches_are_a_function_of_seed_and_epoch(manifest, mix, workers):
+    rows = manifest.rows("train")
+
+    def drawn(seed, first=0):
+        pictures = Pictures(manifest, how(), "shift-flip", seed, mix=mix)
+        return batches_of(pictures, rows, epoch=1, first=first, workers=workers)
+
+    one = drawn(1)
+    assert equal(one, drawn(1)) and not equal(one, drawn(2))
+    assert equal(drawn(1, first=2), one[2:])
+    for _, targets in one:
+        assert targets.shape == (4, 2) and np.allclose(targets.sum(axis=1), 1)
+    assert any(((targets > 0) & (targets < 1)).any() for _, targets in one)

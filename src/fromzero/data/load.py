@@ -22,6 +22,7 @@ import torch
 from fromzero.data.augment import ON_ARRAYS, varied
 from fromzero.data.images import prepared
 from fromzero.data.manifest import Manifest, state_folder
+from fromzero.data.mix import mixed
 from fromzero.data.pack import read, shards_of
 from fromzero.errors import DiskError, UnreadableImage
 from fromzero.files import replacing
@@ -38,16 +39,24 @@ FEATURES_BATCH = 64
 AHEAD = 1  # batches that wait, beside those that are being made
 
 Item = tuple[int, int]  # (row of the manifest, epoch)
-Batch = tuple[torch.Tensor, torch.Tensor]  # uint8 (N, size, size, channels) and classes (N,)
+# uint8 (N, size, size, channels) and classes (N,), or shares of the classes (N, classes) where pictures are mixed
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Pictures:
-    """Pictures of a manifest as uint8 arrays (size, size, channels) with their class, addressed by (row, epoch)."""
+    """Pictures of a manifest as uint8 arrays (size, size, channels) with their class, addressed by (row, epoch). `mix`
+    mixes the pictures of a batch; see `mix.mixed`."""
 
     def __init__(
-        self, manifest: Manifest, how: Preprocessing, policy: str = "none", seed: int = 0, kept: Path | None = None
+        self,
+        manifest: Manifest,
+        how: Preprocessing,
+        policy: str = "none",
+        seed: int = 0,
+        kept: Path | None = None,
+        mix: str = "none",
     ) -> None:
-        self.manifest, self.how, self.policy, self.seed = manifest, how, policy, seed
+        self.manifest, self.how, self.policy, self.seed, self.mix = manifest, how, policy, seed, mix
         self.kept = kept
         self.changed: set[int] = set()  # rows whose file was not what the scan saw
         self._arrays: np.ndarray | None = None
@@ -87,7 +96,7 @@ class Pictures:
 class Features:
     """What a frozen backbone made of each picture, in place of the pictures: a row of a mapped array each."""
 
-    dtype = np.float32
+    dtype, mix = np.float32, "none"
 
     def __init__(self, manifest: Manifest, kept: Path, seed: int = 0) -> None:
         self.manifest, self.kept, self.seed = manifest, kept, seed
@@ -247,5 +256,10 @@ def _made(pictures: Samples, items: list[Item], pin: bool) -> Batch:
     labels = np.empty(len(items), dtype=np.int64)
     for place, item in enumerate(items):
         images[place], labels[place] = pictures[item]
-    batch = torch.from_numpy(images), torch.from_numpy(labels)
+    targets = labels
+    if pictures.mix != "none":
+        row, epoch = items[0]
+        rng = np.random.default_rng((pictures.seed, epoch, row, len(items)))
+        images, targets = mixed(images, labels, len(pictures.manifest.classes), rng, pictures.mix)
+    batch = torch.from_numpy(images), torch.from_numpy(targets)
     return (batch[0].pin_memory(), batch[1].pin_memory()) if pin else batch
