@@ -350,16 +350,15 @@ def features(options: argparse.Namespace) -> None:
 
 
 def tree(root: Path, count: int) -> Path:
-    """`count` tiny pictures in a hundred classes; hard links of a few, so that making them is quick."""
-    sources = []
-    for number in range(200):
-        path = root / f"source{number}.png"
-        Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
-        sources.append(path)
+    """`count` tiny pictures in a hundred classes, no two the same."""
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "BMP")
+    head = file.getvalue()[:-64]
     for label in range(100):
         (root / "set" / f"{label:03d}").mkdir(parents=True)
     for number in range(count):
-        os.link(sources[number % 200], root / "set" / f"{number % 100:03d}" / f"{number:07d}.png")
+        values = np.random.default_rng(number).integers(0, 256, 64, dtype=np.uint8).tobytes()
+        (root / "set" / f"{number % 100:03d}" / f"{number:07d}.bmp").write_bytes(head + values)
     return root / "set"
 
 
@@ -381,11 +380,11 @@ def opening(options: argparse.Namespace) -> None:
         for name, seconds in found.items():
             ratio = found["ImageFolder"] / seconds
             print(f"  {name:38s} {seconds * options.files:6.3f} CPU s   {ratio:5.1f}x ImageFolder")
-        victim = root / "005" / "0000005.png"
-        Image.fromarray(np.zeros((9, 9), np.uint8)).save(victim.with_suffix(".tmp.png"))
-        os.replace(victim.with_suffix(".tmp.png"), victim)
+        victim = root / "005" / "0000005.bmp"
+        Image.fromarray(np.zeros((9, 9), np.uint8)).save(victim.with_suffix(".tmp.bmp"))
+        os.replace(victim.with_suffix(".tmp.bmp"), victim)
         seen = scan(root, quick=True)
-        row = list(seen["path"]).index("005/0000005.png")
+        row = list(seen["path"]).index("005/0000005.bmp")
         print(f"  a picture replaced: seen by the quick opening: {bool(seen['width'][row] == 9)}")
 
 
@@ -408,14 +407,14 @@ def memory_child(name: str, root: Path) -> None:
 
     def held() -> float:
         own = psutil.Process()
-        return sum(each.memory_full_info().uss for each in (own, *own.children(recursive=True)))
+        return sum(each.memory_full_info().pss for each in (own, *own.children(recursive=True)))
 
     from torchvision.datasets import ImageFolder
 
     scan(root, quick=True)  # libraries are loaded
     before, seen = held(), []
     if name == "fromzero":
-        manifest = split(scan(root, quick=True))
+        manifest = scan(root, quick=True)
         pictures = Pictures(manifest, Preprocessing(size=8, channels=1, crop=1.0, mean=(0,), std=(1,)))
         count = len(manifest)
         batches: Iterator[Any] = training_batches(pictures, manifest.good(), 256, 0, 0, 4, pin=False)
