@@ -130,7 +130,7 @@ def _overview() -> str:
 def _speak_utf8() -> None:
     """Chinese text and box drawing must survive a Windows console and a C locale."""
     for stream in (sys.stdout, sys.stderr):
-        if getattr(stream, "encoding", "utf-8").lower() != "utf-8" and hasattr(stream, "reconfigure"):
+        if (getattr(stream, "encoding", None) or "utf-8").lower() != "utf-8" and hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
 
 
