@@ -97,7 +97,7 @@ def main() -> int:
     parser.add_argument("--growth", action="store_true", help="time against size (writes 100,000 files)")
     options = parser.parse_args()
     print(f"# What `data check` finds, {date.today()}, {_machine()}")
-    packages = ", ".join(f"{name} {version(name)}" for name in ("fromzero", "numpy", "cleanlab", "imagehash"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("fromzero", "numpy", "imagehash"))
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     print(f"Python {platform.python_version()}, {packages}\n")
     with tempfile.TemporaryDirectory(prefix="fromzero-check-") as scratch:
@@ -172,7 +172,10 @@ class _Copies:
 
     def _next(self, count: int) -> Iterator[Path]:
         for _ in range(count):
-            yield self.files[next(self.order)]
+            place = next(self.order, None)
+            if place is None:
+                raise SystemExit(f"{len(self.files)} pictures are too few to plant every fault into another one")
+            yield self.files[place]
 
     def damaged(self, kind: str, make: Callable[[bytes], bytes], count: int) -> list[str]:
         made = []

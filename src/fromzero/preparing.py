@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import json
 import math
 from pathlib import Path
 
@@ -13,22 +15,25 @@ from fromzero.data import load
 from fromzero.data.alike import marked
 from fromzero.data.augment import choose
 from fromzero.data.by import values
-from fromzero.data.manifest import Manifest, save
+from fromzero.data.manifest import Manifest, save, state_folder
+from fromzero.data.manifest import load as kept_manifest
 from fromzero.data.opening import open_data
-from fromzero.data.split import split
+from fromzero.data.split import divided, split
 from fromzero.errors import DataError, UsageError
+from fromzero.files import write_json
 from fromzero.language import say
 from fromzero.models.build import family_of
 from fromzero.records import Preprocessing
 from fromzero.terminal import Console
 
 LARGEST_SIDE = 224
+MANY = 100_000  # files whose times are compared in about a second
 
 
 def prepare(data: Path | str, console: Console | None = None) -> Manifest:
     """The pictures at a path or address, scanned, with near copies found and a split; assigns the last split's rule (or
     the default one) where a split is missing."""
-    manifest = open_data(data, console, quick=True)
+    manifest = open_data(data, console, quick=_large(data))
     if manifest.kind != "pictures":
         raise UsageError("kind_not_trained", path=data, kind=say(f"kind.{manifest.kind}"))
     if len(manifest.classes) < 2:
@@ -36,11 +41,19 @@ def prepare(data: Path | str, console: Console | None = None) -> Manifest:
     if console is not None and len(manifest.good()) < len(manifest):
         console.line(say("data.left_out", count=len(manifest) - len(manifest.good()), images=len(manifest)))
     manifest = marked(manifest, console)
-    if (manifest["split"][manifest.good()] == "").any():
+    if (manifest["split"][manifest.good()] == "").any() or divided(manifest):
         rule = manifest.rule
         groups = values(manifest, rule.how, rule.by) if rule.how in ("grouped", "time") else None
         manifest = save(split(manifest, values=groups))
     return manifest
+
+
+def _large(data: Path | str) -> bool:
+    """Whether comparing every file with the last scan would take longer than anybody wants to wait."""
+    if "://" in str(data):
+        return True
+    known = kept_manifest(Path(data)) if Path(data).exists() else None
+    return known is not None and len(known) > MANY
 
 
 def preprocessing_for(
@@ -73,14 +86,14 @@ def preprocessing_for(
 def _statistics(
     manifest: Manifest, draft: Preprocessing, console: Console | None, *, small: bool
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the training pictures' channels: computed once, and kept with the manifest."""
+    """Mean and standard deviation of the training pictures' channels: computed once, and kept beside the manifest."""
     key = f"{draft.size}/{draft.channels}/{draft.crop:g}/{digest(manifest)}"
-    kept = manifest.about.get("statistics", {}).get(key)
-    if kept:
-        return tuple(kept[0]), tuple(kept[1])
+    path = state_folder(manifest.root) / "statistics.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        mean, std = json.loads(path.read_text(encoding="utf-8"))[key]
+        return tuple(mean), tuple(std)
     found = load.statistics(manifest, draft, load.keep_decoded(manifest, draft, console) if small else None)
-    if not manifest.about.get("packed"):  # a packed set may be read-only, or another's
-        save(dataclasses.replace(manifest, about={**manifest.about, "statistics": {key: found}}))
+    write_json(path, {key: found})
     return found
 
 

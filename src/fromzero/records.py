@@ -141,7 +141,7 @@ class Recipe:
     augmentation: str = _flag("auto", AUGMENTATIONS)
     mix: str = _flag("none", MIXES)
     patience: int = _flag(10, limits=(1, inf))
-    seed: int = _flag(0)
+    seed: int = _flag(0, limits=(0, inf))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,10 @@ def evaluate(run: Path | str, split: str | None = None, console: Console | None 
         raise DataError("no_such_split", split=part)
     how = source.preprocessing()
     kept = keep_decoded(manifest, how, console) if how.crop == 1.0 else None
-    result = measure(open_classifier(source.path), Pictures(manifest, how, kept=kept), rows, part, console)
+    samples = Pictures(manifest, how, kept=kept)
+    result = measure(open_classifier(source.path), samples, rows, part, console)
+    if samples.changed:
+        console.line(say("evaluate.changed", count=len(samples.changed)))
     write_json(source.path / "evaluation.json", to_json(result))
     _write_report(source, result, manifest)
     return result

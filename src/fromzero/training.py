@@ -89,6 +89,7 @@ def train(
     if recipe.get("augmentation", "auto") == "auto":
         recipe["augmentation"] = choose(shorter_side(manifest), how.size)
     samples = len(manifest.rows("train"))
+    kept = recipe["augmentation"] in load.ON_ARRAYS and load.can_keep(manifest, how)
     planned = plan(
         model,
         card="cpu" if on_cpu else None,
@@ -97,7 +98,7 @@ def train(
         channels=how.channels,
         classes=len(manifest.classes),
         samples=samples,
-        cores=None if recipe["augmentation"] in load.ON_ARRAYS else usable_cores(),
+        cores=None if kept else usable_cores(),
         **recipe,
     )
     if planned.verdict == "does_not_fit":
@@ -253,8 +254,8 @@ def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
             _save(run, model, optimizer, engine, state)
             saved_at = time.monotonic()
             _record_epoch(run, writer, state, console, recipe, seconds)
-            if pictures.changed:
-                console.line(say("train.data_changed", count=len(pictures.changed)))
+            if changed := pictures.changed | unvaried.changed:
+                console.line(say("train.data_changed", count=len(changed)))
     except KeyboardInterrupt:
         console.line(say("train.interrupted", path=shlex.quote(str(run.path))))
         raise

@@ -366,3 +366,16 @@ def test_near_copies_that_leak_are_not_moved_unasked(tmp_path):
     report = DataReport(len(manifest), {}, found)
     assert propose(manifest, report) == []
     assert moved(propose(manifest, report, kinds=["leakage"])) == {"train/b/0.png": "leakage"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_and_what_it_leads_to_both_stay(tmp_path):
+    root = tmp_path
+    for name in ("a", "b"):
+        (root / name).mkdir()
+        for number in range(3):
+            array = np.random.default_rng((number, ord(name))).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(array).save(root / name / f"{number}.png")
+    (root / "a" / "000 link.png").symlink_to("1.png")
+    _, moves = proposed(root)
+    assert [each for each in moves if each.kind == "exact_duplicates"] == []

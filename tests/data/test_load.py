@@ -238,3 +238,26 @@ def test_mixed_batches_are_a_function_of_seed_and_epoch(manifest, mix, workers):
     for _, targets in one:
         assert targets.shape == (4, 2) and np.allclose(targets.sum(axis=1), 1)
     assert any(((targets > 0) & (targets < 1)).any() for _, targets in one)
+
+
+def test_what_changed_since_the_scan_is_told_and_never_kept(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            array = np.random.default_rng((number, ord(name))).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(array).save(tmp_path / name / f"{number}.png")
+    manifest = scan(tmp_path)
+    other = (tmp_path / "b" / "0.png").read_bytes()
+    (tmp_path / "a" / "0.png").write_bytes(other)
+    pictures = Pictures(manifest, how())
+    assert len(list(ordered_batches(pictures, manifest.good(), 4))) == 2
+    assert pictures.changed == {0}
+    assert keep_decoded(manifest, how()) is None
+    seen = []
+
+    def features(batch):
+        seen.append(len(batch))
+        return batch[:, 0, 0].astype(np.float32)
+
+    assert load.keep_features(pictures, "x", features) is None
+    assert seen and not list(state_folder(tmp_path).glob("features-*"))

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -188,7 +190,7 @@ def test_the_cache_is_no_picture_and_no_class(flat):
     scan(flat)
     assert sorted(each.name for each in flat.iterdir()) == ["cat", "dog"]  # other tools see what they saw
     assert len(scan(flat)) == 6
-    kinds = sorted(each.stem.split("-")[0] + each.suffix for each in state_folder(flat).iterdir())
+    kinds = sorted(each.stem.split("-")[0] + each.suffix for each in state_folder(flat).glob("[!.]*"))
     assert kinds == ["looks.npy", "manifest.arrow", "manifest.json"]
 
 
@@ -253,3 +255,36 @@ def test_nothing_to_scan(tmp_path):
         with pytest.raises(DataError) as empty:
             scan(tmp_path)
         assert empty.value.code == "no_pictures"
+
+
+def test_another_content_under_an_old_name_starts_without_a_split(flat):
+    manifest = scan(flat)
+    save(manifest.with_column("split", Words.of(["train", "val", "test", "train", "val", "test"], SPLIT_WORDS)))
+    shutil.copy(flat / "dog" / "2.jpg", flat / "dog" / "0.jpg")
+    again = column(scan(flat), "split")
+    assert again["dog/0.jpg"] == "" and again["dog/2.jpg"] == "test"
+
+
+def test_splits_under_other_names(tmp_path):
+    for top in ("training", "dev", "测试"):
+        picture(tmp_path / top / "a" / "0.png", 1)
+        picture(tmp_path / top / "b" / "0.png", 2)
+    manifest = scan(tmp_path)
+    assert manifest.classes == ("a", "b")
+    assert sorted(set(manifest["given"].tolist())) == ["test", "train", "val"]
+
+
+def test_two_processes_at_one_data_set(flat):
+    """Each opens, changes and keeps the manifest again and again; none ever finds it missing or broken."""
+    work = (
+        "import sys; from pathlib import Path; from fromzero.data.folder import scan; "
+        "from fromzero.data.manifest import load, save; from fromzero.data.split import split\n"
+        "for n in range(15):\n"
+        "    save(split(scan(Path(sys.argv[1])), seed=n + 100 * int(sys.argv[2])))\n"
+        "    assert load(Path(sys.argv[1])) is not None\n"
+    )
+    for number in range(3, 12):
+        picture(flat / "cat" / f"{number}.png", number)
+        picture(flat / "dog" / f"{number}.png", 20 + number)
+    both = [subprocess.Popen([sys.executable, "-c", work, str(flat), str(which)]) for which in range(2)]
+    assert [each.wait(120) for each in both] == [0, 0]

@@ -1,6 +1,7 @@
 """Packed sets: every picture is read back to the byte, splits and labels hold, orders go shard by shard, and a remote
 one fills a local folder."""
 
+import json
 import shutil
 import tarfile
 
@@ -126,3 +127,42 @@ def test_an_unreadable_picture_leaves_nothing_half(manifest, tmp_path):
     with pytest.raises(UnreadableImage):
         pack(manifest, tmp_path / "shards")
     assert not (tmp_path / "shards").exists() and not list(tmp_path.glob("*.partial"))
+
+
+def test_a_hostile_remote_writes_nowhere_else(packed, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for rows in ("../../../../stolen", "/tmp/stolen", "a\\..\\stolen", "", ".."):
+        (packed.root / ".fromzero" / "manifest.json").write_text(json.dumps({"rows": rows}))
+        with pytest.raises(DataError) as caught:
+            open_remote(packed.root.as_uri())
+        assert caught.value.code in ("not_packed", "remote_not_read")
+    written = {each.name for each in tmp_path.rglob("*") if each.is_file() and "shards" not in each.parts}
+    assert not any("stolen" in name for name in written)
+    for address in ("nothing://x", "file:///nowhere at all"):
+        with pytest.raises(DataError):
+            open_remote(address)
+
+
+def test_another_packing_at_the_same_address_is_another_set(manifest, packed, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    address = packed.root.as_uri()
+    before = open_remote(address)
+    assert read(before, 3) == read(packed, 3)
+    shutil.rmtree(packed.root)
+    (tmp_path / "set" / "dog" / "00.jpg").unlink()
+    again = pack(split(scan(tmp_path / "set")), packed.root, shard_bytes=6000)
+    there = open_remote(address)
+    assert [read(there, row) for row in range(len(there))] == [read(again, row) for row in range(len(again))]
+
+
+def test_packing_a_packed_set_keeps_names_and_bytes(packed, tmp_path):
+    twice = pack(packed, tmp_path / "twice")
+    kept = {packed.name(row): read(packed, row) for row in range(len(packed))}
+    assert {twice.name(row): read(twice, row) for row in range(len(twice))} == kept
+
+
+def test_what_lies_beside_is_nobodys_to_delete(manifest, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "thesis.txt").write_text("years of work")
+    pack(manifest, tmp_path / "out")
+    assert (tmp_path / "out.partial" / "thesis.txt").read_text() == "years of work"

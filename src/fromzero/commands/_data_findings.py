@@ -157,9 +157,9 @@ def _undo(options: argparse.Namespace) -> int:
     from fromzero.data.findings.telling import shown
     from fromzero.records import to_json
 
-    if not options.folder.exists():
+    if not Path(options.folder).exists():
         raise UsageError("nothing_there", path=options.folder)
-    restored = undo(options.folder)
+    restored = undo(Path(options.folder))
     if options.json:
         print(json.dumps(to_json(restored), indent=1, ensure_ascii=False))
         return 0

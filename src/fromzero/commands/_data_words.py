@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fromzero.language import say
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DATA", type=Path, help=say("flag.data.any"))
+    parser.add_argument("folder", metavar="DATA", help=say("flag.data.any"))
     parser.add_argument("--label", metavar="COLUMN", help=say("flag.data.label"))
     parser.add_argument("--text", metavar="COLUMN", help=say("flag.data.text"))
 

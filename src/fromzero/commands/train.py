@@ -13,7 +13,7 @@ from fromzero.terminal import Terminal
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", nargs="?", type=Path, help=say("flag.data"))
+    parser.add_argument("data", nargs="?", help=say("flag.data"))
     parser.add_argument("--resume", type=Path, metavar="RUN", help=say("flag.resume"))
     parser.add_argument("--plan", type=Path, metavar="FILE", help=say("flag.plan"))
     parser.add_argument("--model", help=say("flag.model"))

@@ -21,14 +21,23 @@ from PIL import Image
 
 from fromzero.data.columns import Column, Texts, Words
 from fromzero.data.images import SUFFIXES, decoded
-from fromzero.data.manifest import SPLIT_WORDS, Manifest, Rule, content_hash, load, save, state_folder
+from fromzero.data.manifest import (
+    SPLIT_NAMES,
+    SPLIT_WORDS,
+    STATE_FOLDER,
+    Manifest,
+    Rule,
+    content_hash,
+    load,
+    save,
+    state_folder,
+)
 from fromzero.errors import DataError, UnreadableImage, UsageError
 from fromzero.files import reserve
 from fromzero.language import say
 from fromzero.machine.process import usable_cores
 from fromzero.terminal import Console
 
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 # A row as a scan fills it.
 ROW = np.dtype(
     [
@@ -83,7 +92,7 @@ def looked_at(
     columns |= {
         "path": Texts.of(listing.paths),
         "given": Words.of(listing.given, SPLIT_WORDS),
-        "split": Words(_taken(known, "split", old, np.zeros(len(old), np.int8)), SPLIT_WORDS),
+        "split": Words(_placed(known, old, table["hash"], listing.given), SPLIT_WORDS),
         "problem": Words(problems, PROBLEMS),
     }
     if known is not None and "cluster" in known.columns and _same(known, columns):
@@ -96,7 +105,9 @@ def looked_at(
 def looks_of(manifest: Manifest) -> np.ndarray:
     """What the scan saw of each picture, mapped: (rows, LOOK) uint8; `SIDE`*`SIDE` grey values, row by row, then
     `COLOURS`*`COLOURS` RGB values. Zeros for what could not be read."""
-    return np.load(state_folder(manifest.root) / manifest.about["looks"], mmap_mode="r")
+    packed = manifest.root / STATE_FOLDER / manifest.about["looks"]  # of a packed set, which may be read-only
+    kept = state_folder(manifest.root) / manifest.about["looks"]
+    return np.load(kept if kept.is_file() else packed, mmap_mode="r")
 
 
 class Listing:
@@ -114,9 +125,10 @@ class Listing:
         folders = [each for each in _entries(root) if each.is_dir()]
         names = {each.name.lower() for each in folders}
         # "train" alone may be a class of vehicles; beside "val" or "test" it is a split, whatever else lies there.
-        nested = "train" in names and (names <= _SPLIT_FOLDERS.keys() or len(names & _SPLIT_FOLDERS.keys()) > 1)
+        called = {SPLIT_NAMES[each] for each in names & SPLIT_NAMES.keys()}
+        nested = "train" in called and (names <= SPLIT_NAMES.keys() or len(called) > 1)
         for top in folders:
-            given = _SPLIT_FOLDERS.get(top.name.lower(), "") if nested else ""
+            given = SPLIT_NAMES.get(top.name.lower(), "") if nested else ""
             if nested and given:
                 self.times[_text(top.name)] = os.stat(top.path).st_mtime_ns
                 for each in _entries(top.path):
@@ -166,12 +178,18 @@ def _old_rows(listing: Listing, known: Manifest | None) -> np.ndarray:
     return np.array([before.get(path, -1) for path in listing.paths])
 
 
-def _taken(known: Manifest | None, name: str, old: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """`column`, with the last scan's values where there are any."""
-    if known is not None:
-        here = old >= 0
-        column[here] = (known[name].codes if isinstance(known[name], Words) else known[name])[old[here]]
-    return column
+def _placed(known: Manifest | None, old: np.ndarray, hashes: np.ndarray, given: list[str]) -> np.ndarray:
+    """The splits that an earlier one assigned, of files that hold what they held and lie where they lay; another
+    content under an old name starts anew, or it would bring its place into another's split."""
+    place = np.zeros(len(old), np.int8)
+    if known is None:
+        return place
+    here = np.flatnonzero(old >= 0)
+    then = old[here]
+    same = known["hash"][then] == hashes[here]
+    same &= known["given"].codes[then] == Words.of(given, SPLIT_WORDS).codes[here]
+    place[here[same]] = known["split"].codes[then[same]]
+    return place
 
 
 def _stated(listing: Listing, known: Manifest | None, old: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -291,8 +309,8 @@ def describe(picture: Image.Image, row: np.void, look: np.ndarray) -> None:
 def _keep(beside: Path, name: str) -> str:
     os.replace(beside, beside.with_name(name))
     for old in beside.parent.glob("looks*"):
-        if old.name != name and (old.suffix == ".npy" or time.time() - old.stat().st_mtime > STALE_SECONDS):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # another process may have been faster
+            if old.name != name and (old.suffix == ".npy" or time.time() - old.stat().st_mtime > STALE_SECONDS):
                 old.unlink()
     return name
 

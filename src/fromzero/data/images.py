@@ -17,6 +17,7 @@ from fromzero.records import Preprocessing
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # JPEG opens the MPO that phones write as .jpg
+HEADER = 1 << 16  # bytes of a JPEG in which its EXIF block begins, if it has one
 JPEG = b"\xff\xd8"  # how a JPEG begins
 SPARE = 3  # a JPEG is decoded to no less than this many times the size it is then resized to
 MAX_PIXELS = 100_000_000  # a 100-megapixel picture takes 300 MB decoded; more is a bomb or a mistake
@@ -66,7 +67,7 @@ def _jpeg(content: bytes, least: int) -> tuple[np.ndarray, tuple[int, int]] | No
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         if colours not in ("YCbCr", "Gray") or width * height > MAX_PIXELS:
             return None
-        turn = _orientation(content) if b"Exif" in content[:4096] else 1
+        turn = _orientation(content) if b"Exif" in content[:HEADER] else 1
         divisor = next((d for d in (8, 4, 2) if least and min(width, height) >= d * least), 1)
         array = simplejpeg.decode_jpeg(
             content,
@@ -164,7 +165,7 @@ def size_of(content: bytes) -> tuple[int, int] | None:
         height, width, _, _ = simplejpeg.decode_jpeg_header(content)
     except (ImportError, ValueError, RuntimeError):
         return None
-    turned = b"Exif" in content[:4096] and _orientation(content) >= 5
+    turned = b"Exif" in content[:HEADER] and _orientation(content) >= 5
     return (height, width) if turned else (width, height)
 
 

@@ -8,6 +8,7 @@ once (measured against processes by benchmarks/data.py).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections import deque
@@ -21,9 +22,9 @@ import torch
 
 from fromzero.data.augment import ON_ARRAYS, varied
 from fromzero.data.images import prepared
-from fromzero.data.manifest import Manifest, state_folder
+from fromzero.data.manifest import Manifest, content_hash, state_folder
 from fromzero.data.mix import mixed
-from fromzero.data.pack import read, shards_of
+from fromzero.data.pack import read, shards_of, unchanged
 from fromzero.errors import DiskError, UnreadableImage
 from fromzero.files import replacing
 from fromzero.language import say
@@ -85,11 +86,12 @@ class Pictures:
     def _varied(self, row: int, rng: np.random.Generator) -> np.ndarray:
         try:
             content = read(self.manifest, row)
-            if len(content) != self.manifest["bytes"][row]:
+            if not unchanged(self.manifest, row):
                 self.changed.add(row)
             return varied(content, self.how, self.policy, rng, self.manifest["path"][row])
         except UnreadableImage:  # it was readable when it was scanned: training must not die of one lost file
-            self.changed.add(row)
+            if not self.manifest["problem"][row]:
+                self.changed.add(row)
             return np.full(self.shape, 128, dtype=np.uint8)
 
 
@@ -128,22 +130,29 @@ def keep_features(
         if len(manifest) * sample.nbytes > KEPT_BYTES:
             return None
         every = ordered_batches(pictures, np.arange(len(manifest)), FEATURES_BATCH, worker_count(pictures))
+        made = (make(images.numpy()) for images, _ in every)
         try:
-            _write_array(
-                path, shape, "<f4", (make(images.numpy()) for images, _ in every), say("data.features"), console
-            )
+            _write_array(path, shape, "<f4", made, say("data.features"), console)
         except DiskError:
             return None
+        if pictures.changed:  # what was computed is not of the pictures that the name stands for
+            path.unlink(missing_ok=True)
+            return None
     return Features(manifest, path, pictures.seed)
+
+
+def can_keep(manifest: Manifest, how: Preprocessing) -> bool:
+    """Whether decoded pictures are few and small enough to be kept."""
+    return len(manifest) * how.size**2 * how.channels <= KEPT_BYTES
 
 
 def keep_decoded(manifest: Manifest, how: Preprocessing, console: Console | None = None) -> Path | None:
     """The file that holds every good picture decoded and resized, made once; None where that would be too large, the
     disk is full, or a picture is no longer what the scan saw."""
     console = console or Console()
-    shape = (len(manifest), how.size, how.size, how.channels)
-    if int(np.prod(shape, dtype=np.int64)) > KEPT_BYTES:
+    if not can_keep(manifest, how):
         return None
+    shape = (len(manifest), how.size, how.size, how.channels)
     key = hashlib.blake2b(repr((shape, how.crop)).encode(), digest_size=8)
     key.update(manifest["hash"].tobytes())
     path = state_folder(manifest.root) / f"pixels-{key.hexdigest()}.npy"
@@ -151,7 +160,7 @@ def keep_decoded(manifest: Manifest, how: Preprocessing, console: Console | None
         return path
     nothing = np.zeros((1, *shape[1:]), dtype=np.uint8)
     arrays = (
-        nothing if problem else prepared(read(manifest, row), how)[None]
+        nothing if problem else prepared(_as_scanned(manifest, row), how)[None]
         for row, problem in enumerate(manifest["problem"])
     )
     try:
@@ -161,14 +170,23 @@ def keep_decoded(manifest: Manifest, how: Preprocessing, console: Console | None
     return path
 
 
+def _as_scanned(manifest: Manifest, row: int) -> bytes:
+    """A file's content; raises UnreadableImage if it is not what the scan saw, for what is kept is kept under that."""
+    content = read(manifest, row)
+    if content_hash(content) != int(manifest["hash"][row]):
+        raise UnreadableImage("image_not_read", name=manifest.name(row), reason=say("data.changed"))
+    return content
+
+
 def _write_array(
     path: Path, shape: tuple[int, ...], kind: str, parts: Iterable[np.ndarray], title: str, console: Console
 ) -> None:
     """An .npy file of `shape` from its parts along the first axis, and the others of its kind removed. Written, not
     mapped: a full disk is an error here and would kill the process there. Raises DiskError."""
     for old in path.parent.glob(path.name.split("-")[0] + "-*"):
-        if old.suffix == ".npy" or time.time() - old.stat().st_mtime > STALE_SECONDS:
-            old.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process may have been faster
+            if old.suffix == ".npy" or time.time() - old.stat().st_mtime > STALE_SECONDS:
+                old.unlink()
     with replacing(path) as beside, beside.open("wb") as file, console.progress(title, shape[0]) as advance:
         np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
         for each in parts:

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,15 @@ from fromzero.files import disk_error, replacing, write_json
 SPLITS = ("train", "val", "test")
 NOWHERE = "none"  # a copy of an official test sample: it must not train, and must not be counted twice
 SPLIT_WORDS = ("", *SPLITS, NOWHERE)
+# What folders and columns call the splits.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "训练", "训练集"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "验证", "验证集"), "val"),
+    **dict.fromkeys(("test", "testing", "测试", "测试集"), "test"),
+}
 STATE_FOLDER = ".fromzero"
 PACKED = "packed"  # an empty file in the state folder of a packed set
+LOCK_SECONDS = 60.0
 FORMAT = 3
 
 
@@ -118,19 +125,45 @@ def save(manifest: Manifest) -> Manifest:
         writer.write_table(table)
     content = sink.getvalue()
     name = f"manifest-{zlib.crc32(content):08x}.arrow"
-    with replacing(folder / name) as beside, beside.open("wb") as file:
-        file.write(content)
-    write_json(folder / "manifest.json", {"rows": name})
-    for old in folder.glob("manifest-*.arrow"):
-        if old.name != name:
-            with contextlib.suppress(OSError):  # Windows keeps a file that another process has mapped
-                old.unlink()
-    return load(manifest.root) or manifest
+    with locked(folder):
+        with replacing(folder / name) as beside, beside.open("wb") as file:
+            file.write(content)
+        write_json(folder / "manifest.json", {"rows": name})
+        for old in folder.glob("manifest-*.arrow"):
+            if old.name != name:
+                with contextlib.suppress(OSError):  # Windows keeps a file that another process has mapped
+                    old.unlink()
+        return _mapped(manifest.root, folder) or manifest
 
 
 def load(root: Path) -> Manifest | None:
     """The kept manifest of a data set, mapped; None if there is none that can be trusted."""
-    folder = state_folder(root)
+    packed = root / STATE_FOLDER  # of a packed set that may not be written
+    for folder in dict.fromkeys((state_folder(root), packed)):
+        if (folder / "manifest.json").is_file():
+            with locked(folder):
+                return _mapped(root, folder)
+    return None
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Two processes may look at one data set: what one replaces, the other must not be about to open."""
+    from filelock import FileLock
+
+    try:
+        lock = FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+        lock.acquire()
+    except (OSError, TimeoutError):  # a folder that cannot be written is not written by another either
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _mapped(root: Path, folder: Path) -> Manifest | None:
     pyarrow = arrow()
     try:
         name = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["rows"]
@@ -173,7 +206,7 @@ def state_folder(root: Path) -> Path:
     folder for a class), or in the user's cache if that is read-only; in a packed set itself, which is copied with it.
     Raises DiskError if neither can be written."""
     root = root.resolve()
-    if (root / STATE_FOLDER / PACKED).is_file():
+    if (root / STATE_FOLDER / PACKED).is_file() and os.access(root / STATE_FOLDER, os.W_OK):
         return root / STATE_FOLDER
     beside = root.parent / STATE_FOLDER / root.name
     try:

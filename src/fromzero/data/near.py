@@ -72,7 +72,7 @@ def pairs(manifest: Manifest, console: Console | None = None) -> Pairs:
             return Pairs(**kept)
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
         found = _searched(manifest, console)
-    for old in path.parent.glob("pairs-*"):
+    for old in path.parent.glob("pairs-*.npz"):
         old.unlink(missing_ok=True)
     with replacing(path) as beside, beside.open("wb") as file:
         np.savez(file, **vars(found))

@@ -16,12 +16,14 @@ import io
 import json
 import shutil
 import tarfile
+import tempfile
 import threading
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from fromzero.data.columns import Column, Texts
+from fromzero.data.folder import looks_of
 from fromzero.data.manifest import PACKED, STATE_FOLDER, Manifest, cache_folder, load, save, state_folder
 from fromzero.errors import DataError, MissingPackage, UnreadableImage, UsageError
 from fromzero.files import disk_error, replacing, reserve
@@ -38,19 +40,23 @@ def pack(
 ) -> Manifest:
     """Write the good pictures of `manifest` into shards of about `shard_bytes` in the folder `to`; returns the packed
     set. Splits and clusters are kept. Raises UsageError if `to` holds something already."""
-    to, console = Path(to), console or Console()
+    to, console = Path(to).resolve(), console or Console()
     if to.exists() and any(to.iterdir()):
         raise UsageError("pack_not_empty", path=to)
-    beside = to.with_name(f"{to.name}.partial")
     try:
-        shutil.rmtree(beside, ignore_errors=True)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f"{to.name}.", suffix=".partial", dir=to.parent))
+    except OSError as error:
+        raise disk_error(to, error) from error
+    try:
         (beside / STATE_FOLDER).mkdir(parents=True)
         (beside / STATE_FOLDER / PACKED).touch()  # from now on its state lies in it
         rows = manifest.good()
         rows = rows[np.random.default_rng(SEED).permutation(len(rows))]
         names, offsets = _write(manifest, rows, beside, shard_bytes, console)
         columns: dict[str, Column] = {name: column[rows] for name, column in manifest.columns.items()}
-        columns |= {"path": Texts.of(names), "offset": offsets, "name": manifest["path"][rows]}
+        named = "name" if "name" in manifest.columns else "path"
+        columns |= {"path": Texts.of(names), "offset": offsets, "name": manifest[named][rows]}
         about = {"packed": True, "looks": manifest.about["looks"]}
         packed = dataclasses.replace(manifest, root=beside, columns=columns, about=about)
         _keep_beside(manifest, rows, state_folder(beside))
@@ -79,7 +85,7 @@ def _write(
             with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as shard:
                 while place < len(rows) and shard.offset < shard_bytes:
                     row = int(rows[place])
-                    suffix = PurePosixPath(manifest["path"][row]).suffix.lower()
+                    suffix = PurePosixPath(manifest.name(row)).suffix.lower()
                     offsets[place] = shard.offset + tarfile.BLOCKSIZE
                     _add(shard, f"{place:09d}{suffix}", read(manifest, row))
                     _add(shard, f"{place:09d}.cls", str(int(manifest["label"][row])).encode())
@@ -97,7 +103,7 @@ def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def _keep_beside(manifest: Manifest, rows: np.ndarray, folder: Path) -> None:
     """The looks in the shards' order."""
-    looks = np.load(state_folder(manifest.root) / manifest.about["looks"], mmap_mode="r")
+    looks = looks_of(manifest)
     target = np.lib.format.open_memmap(folder / manifest.about["looks"], "w+", looks.dtype, (len(rows), looks.shape[1]))
     reserve(folder / manifest.about["looks"])
     for places in np.array_split(np.arange(len(rows)), len(rows) // 4096 + 1):
@@ -128,15 +134,31 @@ def read(manifest: Manifest, row: int) -> bytes:
         raise UnreadableImage("image_not_read", name=path, reason=error.strerror or str(error)) from error
 
 
+def unchanged(manifest: Manifest, row: int) -> bool:
+    """Whether a picture's file is as old and as large as the scan saw it; shards are not looked at."""
+    if manifest["offset"][row] >= 0:
+        return True
+    try:
+        status = (manifest.folder / manifest["path"][row]).stat()
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (manifest["bytes"][row], manifest["modified"][row])
+
+
 def open_remote(address: str) -> Manifest:
     """The packed set at an address that fsspec opens; what is fetched stays in the user's cache. Raises DataError."""
     key = hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
-    root = cache_folder() / "remote" / key
-    (root / STATE_FOLDER).mkdir(parents=True, exist_ok=True)
-    fetch(address, f"{STATE_FOLDER}/{PACKED}", root, again=True)
-    fetch(address, f"{STATE_FOLDER}/manifest.json", root, again=True)
-    rows = json.loads((root / STATE_FOLDER / "manifest.json").read_text(encoding="utf-8"))["rows"]
-    fetch(address, f"{STATE_FOLDER}/{rows}", root)
+    first = cache_folder() / "remote" / key
+    fetch(address, f"{STATE_FOLDER}/manifest.json", first, again=True)
+    try:
+        rows = str(json.loads((first / STATE_FOLDER / "manifest.json").read_text(encoding="utf-8"))["rows"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError("not_packed", address=address) from error
+    if PurePosixPath(rows).name != rows or rows.startswith("."):  # the remote must not say where to write
+        raise DataError("not_packed", address=address)
+    root = first / rows  # another packing at the same address has other shards under the same names
+    for name in (PACKED, "manifest.json", rows):
+        fetch(address, f"{STATE_FOLDER}/{name}", root)
     found = load(root)
     if found is None:
         raise DataError("not_packed", address=address)
@@ -150,13 +172,16 @@ def fetch(address: str, name: str, root: Path, again: bool = False) -> None:
         import fsspec
     except ImportError as error:
         raise MissingPackage("fsspec", "train") from error
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+        raise DataError("not_packed", address=address)
     with _FETCHING:
-        if (root / name).exists() and not again:
+        if (root / path).exists() and not again:
             return
-        source = fsspec.open(f"{address.rstrip('/')}/{name}", "rb")
-        with replacing(root / name) as beside, beside.open("wb") as here:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(root / path) as beside, beside.open("wb") as here:
             try:
-                with source as there:
+                with fsspec.open(f"{address.rstrip('/')}/{name}", "rb") as there:
                     shutil.copyfileobj(there, here, 1 << 20)
             except (OSError, ValueError, ImportError) as error:
                 raise DataError("remote_not_read", address=address, name=name, reason=str(error)) from error

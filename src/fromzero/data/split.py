@@ -8,6 +8,7 @@ that the data name are kept; what is missing is made.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from fromzero.data.manifest import SPLIT_WORDS, SPLITS, Manifest, Rule
 from fromzero.errors import DataError, UnknownName, UsageError
 
 HOWS = ("stratified", "random", "grouped", "time", "kfold")
+# Spreads the rounding over the classes: many small ones would else all round down, and leave a part empty.
+GOLDEN = (5**0.5 - 1) / 2
 NONE, TRAIN, VAL, TEST, AWAY = range(5)  # places in SPLIT_WORDS
 
 
@@ -35,7 +38,10 @@ def split(
     Within one sample of the share in every class, unless copies must stay together. An official test set is never
     touched; a copy of its samples is in no split."""
     asked: Mapping[str, Any] = {**rule, "shares": shares, "seed": seed}
-    made = dataclasses.replace(manifest.rule, **{name: value for name, value in asked.items() if value is not None})
+    last = manifest.rule
+    if asked.get("how") not in (None, last.how):  # another way does not go by the same column
+        last = dataclasses.replace(last, by="")
+    made = dataclasses.replace(last, **{name: value for name, value in asked.items() if value is not None})
     _check(made, values)
     units = _units(manifest, values if made.how == "grouped" else None)
     given = _given(manifest)
@@ -79,17 +85,25 @@ def _placed(manifest: Manifest, given: np.ndarray, rule: Rule, units: np.ndarray
     elif (given == VAL).any():
         parts = {}
     else:
-        parts = {TEST: test, VAL: val / max(1e-9, 1 - test)}
+        parts = {TEST: test, VAL: val}
     order = _order(manifest, units, rule, values)
-    if rule.how == "kfold" and VAL in parts:
-        free = np.flatnonzero(good & (given != TEST))
-        place[free] = _folds(manifest, free, order, rule)
+    if rule.how == "kfold":
+        if VAL not in parts:
+            raise UsageError("kfold_given")
+        free = good & (given != TEST)
+        place[free] = np.where(_folds(manifest, free, order, units, rule) == rule.fold, VAL, TRAIN)[free]
         return place
+    free = good & ((place == NONE) | ((place == TRAIN) & (TEST not in parts)))
+    strata = [rows[np.argsort(order[rows], kind="stable")] for rows in _strata(manifest, free, rule)]
+    upto = 0.0
     for part, share in parts.items():
-        free = good & ((place == NONE) | ((place == TRAIN) & (TEST not in parts)))
+        upto += share
+        free &= ~np.isin(place, (TEST, VAL))
         taken = np.zeros(len(place), dtype=bool)
-        for rows in _strata(manifest, free, rule):
-            taken[rows[np.argsort(order[rows], kind="stable")][: round(len(rows) * share)]] = True
+        for number, rows in enumerate(strata):
+            count = math.floor(len(rows) * upto + (0.5 + number * GOLDEN) % 1)
+            left = rows[free[rows]]
+            taken[left[: max(0, count - (len(rows) - len(left)))]] = True
         place[free & _whole(taken, free, units)] = part
     place[place == NONE] = TRAIN
     return place
@@ -108,15 +122,15 @@ def _strata(manifest: Manifest, free: np.ndarray, rule: Rule) -> list[np.ndarray
     return [np.flatnonzero(free)]
 
 
-def _folds(manifest: Manifest, free: np.ndarray, order: np.ndarray, rule: Rule) -> np.ndarray:
-    """Fold number `fold` of each class's hash order validates, the others train; there is no test part."""
-    place = np.full(len(manifest), TRAIN, dtype=np.int8)
-    mask = np.zeros(len(manifest), dtype=bool)
-    mask[free] = True
-    for rows in _strata(manifest, mask, rule):
+def _folds(manifest: Manifest, free: np.ndarray, order: np.ndarray, units: np.ndarray, rule: Rule) -> np.ndarray:
+    """The fold that each row validates in: every class dealt out evenly, a unit to one fold as a whole."""
+    fold = np.full(len(manifest), rule.folds, dtype=np.int64)
+    for rows in _strata(manifest, free, rule):
         ranked = rows[np.argsort(order[rows], kind="stable")]
-        place[np.array_split(ranked, rule.folds)[rule.fold]] = VAL
-    return place[free]
+        fold[ranked] = np.arange(len(ranked)) * rule.folds // max(1, len(ranked))
+    first = np.full(int(units.max()) + 1, rule.folds, dtype=np.int64)
+    np.minimum.at(first, units, fold)
+    return first[units]
 
 
 def _order(manifest: Manifest, units: np.ndarray, rule: Rule, values: Any) -> np.ndarray:
@@ -170,6 +184,19 @@ def _together(place: np.ndarray, units: np.ndarray, manifest: Manifest) -> np.nd
     place = place.copy()
     place[good] = furthest[units[good]]
     return place
+
+
+def divided(manifest: Manifest) -> bool:
+    """Whether samples that must stay together are in two parts: the content of one has changed since the split."""
+    good = manifest.good()
+    units, place = _units(manifest, None)[good], manifest["split"].codes[good]
+    inside = np.isin(place, (TRAIN, VAL, TEST))
+    units, place = units[inside], place[inside]
+    low = np.full(int(units.max(initial=0)) + 1, TEST)
+    high = np.zeros_like(low)
+    np.minimum.at(low, units, place)
+    np.maximum.at(high, units, place)
+    return bool((high > low).any())
 
 
 def table(manifest: Manifest) -> dict[str, dict[str, int]]:

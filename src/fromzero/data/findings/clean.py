@@ -99,6 +99,7 @@ def _places(manifest: Manifest, wanted: Iterable[str]) -> dict[str, _Place]:
             int(manifest["width"][row]) * int(manifest["height"][row]) if sized else int(manifest["bytes"][row]),
         )
         for name, row in rows_named(manifest, wanted).items()
+        if not (manifest.folder / name).is_symlink()  # what it leads to would go, or it would lead nowhere
     }
 
 

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from fromzero.data.columns import Column, Texts, Words
-from fromzero.data.manifest import SPLIT_WORDS, Manifest, Rule, arrow, load, save, state_folder
+from fromzero.data.images import SUFFIXES
+from fromzero.data.manifest import SPLIT_NAMES, SPLIT_WORDS, Manifest, Rule, arrow, load, save, state_folder
 from fromzero.data.rows.reading import EXCERPT, Rows, chat_keys, encoding, opened
 from fromzero.errors import DataError, UsageError
 from fromzero.files import replacing
@@ -41,13 +42,7 @@ NAMES = {
     "group": ("group", "groups", "分组", "组"),
     "time": ("time", "date", "timestamp", "时间", "日期"),
 }
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-PLACES = {
-    **dict.fromkeys(("train", "training", "训练", "训练集"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "验证", "验证集"), "val"),
-    **dict.fromkeys(("test", "testing", "测试", "测试集"), "test"),
-    "": "",
-}
+PLACES = {**SPLIT_NAMES, "": ""}
 SPEAKERS = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "bard"), "assistant"),
@@ -258,7 +253,7 @@ def _are_pictures(rows: Rows, column: str) -> bool:
     if computing().types.is_nested(cells.type):
         raise DataError("pictures_inside", path=rows.path, column=column)
     some = [str(each.as_py() or "") for each in cells[:20]]
-    return sum(each.lower().endswith(PICTURES) for each in some) * 2 >= len(some)
+    return sum(each.lower().endswith(SUFFIXES) for each in some) * 2 >= len(some)
 
 
 def _text(rows: Rows, batch: Any, column: str) -> Any:
@@ -393,7 +388,7 @@ def _carried(manifest: Manifest, known: Manifest | None) -> Manifest:
         order = np.argsort(known["hash"], kind="stable")
         there = np.searchsorted(known["hash"][order], manifest["hash"]).clip(max=len(known) - 1)
         rows = order[there]
-        same = known["hash"][rows] == manifest["hash"]
+        same = (known["hash"][rows] == manifest["hash"]) & (known["given"].codes[rows] == manifest["given"].codes)
         codes = np.where(same, known["split"].codes[rows], 0).astype(np.int8)
         manifest = manifest.with_column("split", Words(codes, SPLIT_WORDS))
         manifest = Manifest(

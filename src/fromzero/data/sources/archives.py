@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fromzero.data.images import SUFFIXES
-from fromzero.data.manifest import STATE_FOLDER
+from fromzero.data.manifest import SPLIT_NAMES, STATE_FOLDER
 from fromzero.data.sources.fetching import sha256_of
 from fromzero.errors import DataError, DiskError, UsageError
 from fromzero.files import disk_error, write_json
@@ -36,7 +36,6 @@ from fromzero.terminal import Console
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 OTHERS = (".rar", ".7z", ".tar.zst", ".tzst")  # known for archives, so that the error says what to do
-SPLIT_NAMES = ("train", "val", "valid", "validation", "test")
 PIECE = 1 << 20
 MARK = ".fromzero-archive"  # a file, JSON: other tools would take a folder for a class
 # What systems leave behind, and what we do: the state and marks of another's machine are not trusted.
