@@ -45,8 +45,8 @@ from fromzero.planner.kernels import Setting, path
 from fromzero.planner.operators import Cost
 from fromzero.planner.search import between
 from fromzero.planner.trace import Trace, trace
-from fromzero.planning import step_of
 from fromzero.records import Card, Recipe, Workload
+from fromzero.tracing import step_of
 
 Row = dict[str, str]
 PROBES = (2, 4)

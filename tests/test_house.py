@@ -31,6 +31,7 @@ ORDER = [
     ["tasks"],
     ["preparing"],
     ["step"],
+    ["tracing"],
     ["planning"],
     ["fitting"],
     ["choosing"],

@@ -422,3 +422,18 @@ def test_mixed_pictures_train_and_resume_alike(tiny_data, tmp_path):
     again = train(tiny_data, output=tmp_path / "again", device="cpu", model="cnn", epochs=2, batch=14, mix="cutmix")
     losses = [[row["train_loss"] for row in csv.DictReader(each.metrics.open())] for each in (run, again)]
     assert losses[0] == losses[1]
+
+
+def test_pictures_under_two_labels_are_said_before_training(tiny_data, tmp_path, capsys):
+    import shutil
+
+    from fromzero.preparing import prepare
+    from fromzero.terminal import Terminal
+
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    prepare(data, Terminal())
+    assert "several classes" not in capsys.readouterr().err
+    first, second = sorted(each for each in data.iterdir() if each.is_dir())[:2]
+    shutil.copy(next(first.glob("*.png")), second / "again.png")
+    prepare(data, Terminal())
+    assert "1 pictures stand in several classes" in capsys.readouterr().err

@@ -13,9 +13,10 @@ from typing import Any
 from fromzero.errors import UsageError
 from fromzero.language import say
 from fromzero.models.build import task_of
-from fromzero.planning import block_count, plan
+from fromzero.planning import plan
 from fromzero.records import Option, Plan
 from fromzero.terminal import bytes_text
+from fromzero.tracing import block_count
 
 KEEPS = ("same", "close", "different")
 LORA_RANK = 16

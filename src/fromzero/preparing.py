@@ -15,6 +15,7 @@ from fromzero.data import load
 from fromzero.data.alike import marked
 from fromzero.data.augment import choose
 from fromzero.data.by import values
+from fromzero.data.checks.copies import groups
 from fromzero.data.manifest import Manifest, save, state_folder
 from fromzero.data.manifest import load as kept_manifest
 from fromzero.data.opening import open_data
@@ -40,12 +41,20 @@ def prepare(data: Path | str, console: Console | None = None) -> Manifest:
         raise DataError("one_class", path=data, name=manifest.classes[0])
     if console is not None and len(manifest.good()) < len(manifest):
         console.line(say("data.left_out", count=len(manifest) - len(manifest.good()), images=len(manifest)))
+    if console is not None and (wrong := _contradicting(manifest)):
+        console.line(say("data.contradicting", count=wrong, path=data))
     manifest = marked(manifest, console)
     if (manifest["split"][manifest.good()] == "").any() or divided(manifest):
         rule = manifest.rule
         groups = values(manifest, rule.how, rule.by) if rule.how in ("grouped", "time") else None
         manifest = save(split(manifest, values=groups))
     return manifest
+
+
+def _contradicting(manifest: Manifest) -> int:
+    """Contents that stand in several classes: whatever is learnt of them, some of it is wrong."""
+    labels = manifest["label"]
+    return sum(len(np.unique(labels[rows])) > 1 for rows in groups(manifest["hash"], manifest.good()))
 
 
 def _large(data: Path | str) -> bool:

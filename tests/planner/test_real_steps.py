@@ -12,9 +12,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from fromzero.models.build import build, task_of
 from fromzero.planner.trace import trace
-from fromzero.planning import step_of
 from fromzero.records import Recipe, Workload
 from fromzero.step import make_optimizer, training_step
+from fromzero.tracing import step_of
 
 
 class Engine:
