@@ -170,6 +170,7 @@ def loader(options: argparse.Namespace) -> None:
                 training_batches(pictures, rows, BATCH, 0, 0, workers, pin=False)
             )
         prepare_rivals(root)
+        torch.multiprocessing.set_start_method("fork", force=True)  # litdata changes it, and starting is not compared
         found = best(runs)
         for name, seconds in found.items():
             ratio = found[name] / found["fromzero, 2 threads"]
