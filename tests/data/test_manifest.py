@@ -288,3 +288,12 @@ def test_two_processes_at_one_data_set(flat):
         picture(flat / "dog" / f"{number}.png", 20 + number)
     both = [subprocess.Popen([sys.executable, "-c", work, str(flat), str(which)]) for which in range(2)]
     assert [each.wait(120) for each in both] == [0, 0]
+
+
+def test_looking_again_at_an_unchanged_set_writes_nothing(flat):
+    scan(flat)
+    before = {each.name: each.stat().st_mtime_ns for each in state_folder(flat).glob("[!.]*")}
+    scan(flat)
+    assert {each.name: each.stat().st_mtime_ns for each in state_folder(flat).glob("[!.]*")} == before
+    (flat / "dog").rename(flat / "wolf")
+    assert scan(flat).classes == ("cat", "wolf")

@@ -15,6 +15,7 @@ from fromzero.data.load import Pictures, epoch_order, training_batches
 from fromzero.data.pack import open_remote, pack, read, shards_of
 from fromzero.data.split import split
 from fromzero.errors import DataError, UnreadableImage, UsageError
+from fromzero.preparing import prepare
 from fromzero.records import Preprocessing
 
 HOW = Preprocessing(size=16, channels=3, crop=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -166,3 +167,12 @@ def test_what_lies_beside_is_nobodys_to_delete(manifest, tmp_path):
     (tmp_path / "out.partial" / "thesis.txt").write_text("years of work")
     pack(manifest, tmp_path / "out")
     assert (tmp_path / "out.partial" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_packed_set_that_may_not_be_written(packed, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("fromzero.data.manifest.os.access", lambda *_: False)
+    before = sorted((packed.root / ".fromzero").glob("[!.]*"))
+    again = prepare(packed.root)
+    assert len(again.rows("train")) == len(packed.rows("train"))
+    assert sorted((packed.root / ".fromzero").glob("[!.]*")) == before
