@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=within(int, 1, 64), default=8, metavar="N", help=say("flag.preview.rows"))
     parser.add_argument("--variants", type=within(int, 1, 32), metavar="N", help=say("flag.preview.variants"))
     parser.add_argument("--imgsz", type=within(int, 8, 512), metavar="N", help=say("flag.imgsz"))
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help=say("flag.preview.seed"))
+    parser.add_argument("--seed", type=within(int, 0), default=0, metavar="N", help=say("flag.preview.seed"))
     parser.add_argument("-o", "--output", type=Path, default=Path("sheet.png"), help=say("flag.preview.output"))
 
 

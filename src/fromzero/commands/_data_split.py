@@ -25,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def split(options: argparse.Namespace) -> int:
     from fromzero.data.alike import marked
     from fromzero.data.by import values
+    from fromzero.data.findings.telling import shown
     from fromzero.data.manifest import save
     from fromzero.data.rows.scaling import kept
     from fromzero.data.split import split, table
@@ -43,7 +44,7 @@ def split(options: argparse.Namespace) -> int:
         return 0
     names = manifest.classes or [say("data.all")]
     totals = {part: len(manifest.rows(part)) for part in counts}
-    rows = [(name, *(counts[part].get(name, totals[part]) for part in counts)) for name in names]
+    rows = [(shown(name), *(counts[part].get(name, totals[part]) for part in counts)) for name in names]
     rows += [(say("data.all"), *totals.values())] if len(names) > 1 else []
     print_table((say("data.class"), *(say(f"split.{part}") for part in counts)), rows)
     apart = int((manifest["split"] == "none").sum())
