@@ -248,7 +248,7 @@ def test_bad_pictures_are_counted_aloud(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         for n in range(8):
-            pixels = np.random.default_rng(n).integers(0, 255, (8, 8), dtype=np.uint8)
+            pixels = np.random.default_rng((n, ord(name))).integers(0, 255, (8, 8), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / name / f"{n}.png")
     prepare(tmp_path, Listening())
     assert said == []

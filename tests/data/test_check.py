@@ -205,6 +205,15 @@ def test_a_file_called_by_another_format(tmp_path):
     assert not report.blocked and not report.findings["corrupt"]
 
 
+def test_a_folder_beside_the_splits_is_told(tmp_path):
+    fill(tmp_path / "train")
+    fill(tmp_path / "test", start=1000)
+    fill(tmp_path / "extra" / "deep", start=2000)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "list.txt").write_text("x")
+    assert findings(tmp_path)["misplaced"] == [{"file": "extra", "reason": "no_split"}]
+
+
 def test_what_lies_beside_the_classes(tmp_path):
     photos(tmp_path)
     photo(tmp_path / "stray.png", 55)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,8 @@ def described(looks: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _misplaced(manifest: Manifest) -> list[Entry]:
-    """Pictures beside the class folders, which no class has, and class folders without a picture."""
+    """Pictures beside the class folders, which no class has, folders of pictures beside the splits, and class folders
+    without a picture."""
     folders = {name for name in manifest.about.get("folders", {}) if name}
     if not folders:
         return []
@@ -171,7 +173,21 @@ def _misplaced(manifest: Manifest) -> list[Entry]:
             for name in beside
             if not name.startswith(".")
         ]
+    found += [{"file": name, "reason": "no_split"} for name in _beside_splits(manifest.root, parts)]
     return found + [{"file": name, "reason": "empty"} for name in sorted(folders - full)]
+
+
+def _beside_splits(root: Path, parts: set[str]) -> list[str]:
+    """Folders with pictures that lie beside train and test and are called like neither: nothing is read from them."""
+    if not parts:
+        return []
+    with os.scandir(root) as inside:
+        others = sorted(e.name for e in inside if e.is_dir() and e.name not in parts and not e.name.startswith("."))
+    return [
+        name
+        for name in others
+        if any(file.lower().endswith(SUFFIXES) for _, _, files in os.walk(root / name) for file in files)
+    ]
 
 
 def _parents(manifest: Manifest) -> set[tuple[str, ...]]:
