@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fromzero.data.augment import _random_box, varied
+from fromzero.data.augment import random_box, varied
 from fromzero.data.folder import scan
 from fromzero.data.load import Pictures, training_batches
 from fromzero.data.manifest import state_folder
@@ -301,7 +301,7 @@ def by_pillow(content: bytes, how: Preprocessing, policy: str, rng: np.random.Ge
     if policy != "crop-flip":
         return varied(content, how, policy, rng, name)
     picture = Image.open(io.BytesIO(content)).convert("L" if how.channels == 1 else "RGB")
-    left, top, width, height = _random_box(picture.size, rng)
+    left, top, width, height = random_box(picture.size, rng)
     part = picture.resize((how.size, how.size), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
     array = np.asarray(part).reshape(how.size, how.size, how.channels)
     return array[:, ::-1] if rng.random() < 0.5 else array

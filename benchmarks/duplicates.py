@@ -46,8 +46,8 @@ def main() -> int:
 def measured(file: Path, label: str | None = None, text: str | None = None) -> dict:
     from fromzero.data.checks.copies import groups
     from fromzero.data.opening import open_data
-    from fromzero.data.rows import files as rows
     from fromzero.data.rows import grams, near_texts
+    from fromzero.data.rows.content import texts
 
     manifest = near_texts.mark(open_data(file, label=label, text=text))
     good = manifest.good()
@@ -59,7 +59,7 @@ def measured(file: Path, label: str | None = None, text: str | None = None) -> d
     agreed = np.ones(len(good), bool)
     for each in several:
         agreed[each] = False
-    features = grams.tfidf(rows.texts(manifest), good)
+    features = grams.tfidf(texts(manifest), good)
     every = np.arange(len(good))
     once = np.sort(np.unique(content, return_index=True)[1])
     ways = {

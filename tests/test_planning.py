@@ -314,6 +314,7 @@ def test_cores_that_cannot_keep_up_bound_the_step():
     assert few.time.step == few.time.parts["loading"] > 2 * free.time.step
     assert many.time.step == free.time.step and many.time.parts["loading"] < free.time.step
     assert few.time.epoch == pytest.approx(few.time.step * 100)
+    assert free.energy.kwh < few.energy.kwh < free.energy.kwh * few.time.step / free.time.step  # waiting draws less
     assert {each.code for each in few.advice} >= {"loader_bound"}
     assert {each.code for each in many.advice} & {"loader_bound", "workers"} == {"workers"}
 

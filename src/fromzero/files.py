@@ -6,11 +6,14 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fromzero.errors import DiskError
+
+STALE_SECONDS = 3600
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -50,6 +53,16 @@ def sync(path: Path) -> None:
     """Wait until a file is on the disk: a rename must not outrun what it renames."""
     with path.open("r+b") as file:  # Windows syncs only what is open for writing
         os.fsync(file.fileno())
+
+
+def only(path: Path, pattern: str) -> None:
+    """Remove the files beside `path` that match `pattern`, but for itself and for what another process may be writing:
+    a `.tmp` that nobody touched for an hour was left by a crash."""
+    for old in path.parent.glob(pattern):
+        with contextlib.suppress(OSError):  # another process may have been faster; Windows keeps what is mapped
+            left = old.suffix == ".tmp" and time.time() - old.stat().st_mtime > STALE_SECONDS
+            if old != path and (left or old.suffix != ".tmp"):
+                old.unlink()
 
 
 def reserve(path: Path) -> None:

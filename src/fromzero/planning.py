@@ -25,7 +25,7 @@ from fromzero.planner.loading import bounded, loader, workers_for
 from fromzero.planner.memory import memory, verdict
 from fromzero.planner.parallel import ddp, fsdp, offload_optimizer, waiting
 from fromzero.planner.search import LADDER, largest_batch
-from fromzero.planner.timing import Length, as_measured, doubts, energy, takes_tf32, timing, watts
+from fromzero.planner.timing import Length, as_measured, doubts, energy, takes_tf32, timing, watts, with_waiting
 from fromzero.planner.trace import Trace
 from fromzero.records import Advice, Card, Memory, Plan, Recipe, Stack, Time, Verdict, Workload
 from fromzero.step import DEFAULT_LR, REFERENCE_BATCH, scaled_lr
@@ -107,6 +107,7 @@ def plan(
     traced = dataclasses.replace(traced, low=traced.low * COMPILED_TIME) if made.compile else traced
     time = _corrected(_of_recipe(traced, made, whole, device, length), correction(entries(device.title)))
     unloaded, time = time, _loaded(time, workload, length, device, cores)
+    draw = with_waiting(watts(traced, setting, whole), device, unloaded.step / time.step if time.step else 1.0)
     return Plan(
         card=device,
         stack=stack,
@@ -114,7 +115,7 @@ def plan(
         recipe=made,
         memory=_compiled(_explained(judged)) if made.compile else _explained(judged),
         time=time,
-        energy=energy(time.total, watts(traced, setting, whole) * made.cards, tariff, currency),
+        energy=energy(time.total, draw * made.cards, tariff, currency),
         verdict=judged.verdict,
         max_batch=largest,
         advice=(

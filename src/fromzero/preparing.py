@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,8 @@ from fromzero.data.alike import marked
 from fromzero.data.augment import choose
 from fromzero.data.by import values
 from fromzero.data.checks.copies import groups
+from fromzero.data.draft import LEAST_SIDE, draft, shorter_side
 from fromzero.data.manifest import Manifest, save, state_folder
-from fromzero.data.manifest import load as kept_manifest
 from fromzero.data.opening import open_data
 from fromzero.data.split import divided, split
 from fromzero.errors import DataError, UsageError
@@ -27,14 +26,11 @@ from fromzero.models.build import family_of
 from fromzero.records import Preprocessing
 from fromzero.terminal import Console
 
-LARGEST_SIDE = 224
-MANY = 100_000  # files whose times are compared in about a second
-
 
 def prepare(data: Path | str, console: Console | None = None) -> Manifest:
     """The pictures at a path or address, scanned, with near copies found and a split; assigns the last split's rule (or
     the default one) where a split is missing."""
-    manifest = open_data(data, console, quick=_large(data))
+    manifest = open_data(data, console, quick=True)
     if manifest.kind != "pictures":
         raise UsageError("kind_not_trained", path=data, kind=say(f"kind.{manifest.kind}"))
     if len(manifest.classes) < 2:
@@ -57,58 +53,36 @@ def _contradicting(manifest: Manifest) -> int:
     return sum(len(np.unique(labels[rows])) > 1 for rows in groups(manifest["hash"], manifest.good()))
 
 
-def _large(data: Path | str) -> bool:
-    """Whether comparing every file with the last scan would take longer than anybody wants to wait."""
-    if "://" in str(data):
-        return True
-    known = kept_manifest(Path(data)) if Path(data).exists() else None
-    return known is not None and len(known) > MANY
-
-
 def preprocessing_for(
     manifest: Manifest, model: str, imgsz: int | None, *, pretrained: bool, console: Console | None = None
 ) -> Preprocessing:
     """How this data set's pictures become inputs of this model. Trained weights want what they were trained with; a
     fresh model takes the data's own size, channels and statistics."""
     published = family_of(model).normalisation(model)
-    side = shorter_side(manifest)
-    own = max(8, min(LARGEST_SIDE, math.ceil(side / 4) * 4))
-    size = imgsz or (published["size"] if published else own)
-    if size < 8:
-        raise UsageError("picture_too_small", size=size)
+    own = draft(manifest, imgsz or (published["size"] if published else None))
+    if own.size < LEAST_SIDE:
+        raise UsageError("picture_too_small", size=own.size)
     if pretrained and published:
         return Preprocessing(
-            size=size, channels=3, crop=published["crop"], mean=published["mean"], std=published["std"]
+            size=own.size, channels=3, crop=published["crop"], mean=published["mean"], std=published["std"]
         )
-    channels = 1 if bool(manifest["grey"][manifest.good()].all()) else 3
-    draft = Preprocessing(
-        size=size,
-        channels=channels,
-        crop=1.0 if side < 1.5 * size else 0.875,
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
-    )
-    mean, std = _statistics(manifest, draft, console, small=choose(side, size) in load.ON_ARRAYS)
-    return dataclasses.replace(draft, mean=mean, std=std)
+    small = choose(shorter_side(manifest), own.size) in load.ON_ARRAYS
+    mean, std = _statistics(manifest, own, console, small=small)
+    return dataclasses.replace(own, mean=mean, std=std)
 
 
 def _statistics(
-    manifest: Manifest, draft: Preprocessing, console: Console | None, *, small: bool
+    manifest: Manifest, own: Preprocessing, console: Console | None, *, small: bool
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the training pictures' channels: computed once, and kept beside the manifest."""
-    key = f"{draft.size}/{draft.channels}/{draft.crop:g}/{digest(manifest)}"
+    key = f"{own.size}/{own.channels}/{own.crop:g}/{digest(manifest)}"
     path = state_folder(manifest.root) / "statistics.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         mean, std = json.loads(path.read_text(encoding="utf-8"))[key]
         return tuple(mean), tuple(std)
-    found = load.statistics(manifest, draft, load.keep_decoded(manifest, draft, console) if small else None)
+    found = load.statistics(manifest, own, load.keep_decoded(manifest, own, console) if small else None)
     write_json(path, {key: found})
     return found
-
-
-def shorter_side(manifest: Manifest) -> float:
-    good = manifest.good()
-    return float(np.median(np.minimum(manifest["width"][good], manifest["height"][good])))
 
 
 def digest(manifest: Manifest) -> str:

@@ -19,6 +19,8 @@ ATTENTIONS = ("auto", "math", "efficient", "flash")
 ZERO_GRADS = ("start", "before-backward", "after-step")
 AUGMENTATIONS = ("auto", "none", "shift-flip", "rotate", "crop-flip", "colour", "randaugment", "erase")
 MIXES = ("none", "mixup", "cutmix")
+POLICIES = (*AUGMENTATIONS[1:], *MIXES[1:])  # what can be drawn of both
+SPLITTINGS = ("stratified", "random", "grouped", "time", "kfold")
 MEMORY_FORMATS = ("contiguous", "channels-last")
 PARALLEL = ("ddp", "fsdp", "fsdp-grad-op")
 

@@ -31,6 +31,7 @@ from torch.utils.tensorboard import SummaryWriter
 from fromzero import checkpoint, runs
 from fromzero.data import load
 from fromzero.data.augment import choose
+from fromzero.data.draft import shorter_side
 from fromzero.data.manifest import Manifest
 from fromzero.errors import FromzeroError, RunError, UsageError
 from fromzero.evaluation import cross_entropy, scores_of
@@ -45,7 +46,7 @@ from fromzero.models.deploy import Deployed, Normalise
 from fromzero.models.frozen import features_of, frozen_head, weights_digest
 from fromzero.models.weights import load_pretrained
 from fromzero.planning import plan, summary
-from fromzero.preparing import digest, prepare, preprocessing_for, shorter_side
+from fromzero.preparing import digest, prepare, preprocessing_for
 from fromzero.records import PRECISIONS, Plan, Preprocessing, Recipe, to_json
 from fromzero.runs import Run
 from fromzero.runtimes import Classifier

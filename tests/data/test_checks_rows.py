@@ -11,8 +11,7 @@ from fromzero.data.checks import chats, copies, table, texts
 from fromzero.data.checks.lengths import over_long
 from fromzero.data.manifest import load, save
 from fromzero.data.opening import open_data
-from fromzero.data.rows import files as rows
-from fromzero.data.rows import grams, near_texts, scaling
+from fromzero.data.rows import content, grams, near_texts, scaling
 from fromzero.data.split import split
 
 WORDS = "酒店 房间 干净 服务 前台 早餐 位置 交通 方便 价格 安静 空调 热水 网络 周围 环境 入住 退房 态度 老板".split()
@@ -309,4 +308,4 @@ def test_a_large_group_of_copies_is_one_entry(tmp_path):
     manifest = of(tmp_path, [("谢谢", 0)] * 5000 + [("再见", 1)])
     found = texts.findings(manifest, suspects=False)
     assert len(found["exact_duplicates"]) == 1 and len(found["exact_duplicates"][0]["files"]) == 5000
-    assert rows.values(manifest, "grouped", "text").max() == 1
+    assert content.values(manifest, "grouped", "text").max() == 1

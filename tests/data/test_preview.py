@@ -9,19 +9,32 @@ from PIL import Image
 
 from fromzero import pictures
 from fromzero.cli import main
-from fromzero.commands import _data_preview, _data_split
-from fromzero.data import split
+from fromzero.data.augment import AFTER_CROP, ON_ARRAYS
 from fromzero.data.folder import scan
 from fromzero.data.images import prepared
+from fromzero.data.mix import KINDS
 from fromzero.data.opening import open_data
-from fromzero.data.preview import POLICIES, sheet
+from fromzero.data.preview import sheet
 from fromzero.errors import DataError, UnknownName, UsageError
-from fromzero.records import Preprocessing
+from fromzero.preparing import prepare, preprocessing_for
+from fromzero.records import POLICIES, Preprocessing
 
 
-def test_the_command_knows_the_same_choices():
-    assert sorted(_data_preview.POLICIES) == sorted(POLICIES)
-    assert _data_split.HOWS == split.HOWS
+def test_every_policy_that_can_be_named_is_there():
+    assert sorted(POLICIES) == sorted((*ON_ARRAYS, *AFTER_CROP, *KINDS))
+
+
+def test_the_plain_column_is_what_training_sees(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            array = np.random.default_rng((number, ord(name))).integers(0, 256, (30, 46), dtype=np.uint8)
+            Image.fromarray(array).save(tmp_path / name / f"{number}.png")
+    manifest = prepare(tmp_path)
+    how = preprocessing_for(manifest, "cnn", None, pretrained=False)
+    made = sheet(manifest, ["none"], rows=2, variants=1)
+    inputs = [prepared(path.read_bytes(), how).tobytes() for path in sorted(tmp_path.rglob("*.png"))]
+    assert all(row[0].tobytes() in inputs for row in made.pictures)
 
 
 def test_classes_in_turn_and_the_first_column_is_plain(tiny_data):
@@ -66,7 +79,7 @@ def test_grey_pictures_stay_grey(tmp_path):
             tmp_path / name / "0.png"
         )
     made = sheet(scan(tmp_path), list(POLICIES), rows=2, variants=1)
-    assert made.pictures.shape == (2, 1 + len(POLICIES), 30, 30, 1)
+    assert made.pictures.shape == (2, 1 + len(POLICIES), 32, 32, 1)
     assert pictures.contact_sheet(made.labels, made.policies, made.pictures).startswith(b"\x89PNG")
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from fromzero.data.manifest import content_hash, load, save
 from fromzero.data.opening import open_data
 from fromzero.data.pack import read as read_picture
-from fromzero.data.rows import files as rows
+from fromzero.data.rows import content
 from fromzero.data.split import split
 from fromzero.errors import DataError, UsageError
 
@@ -53,7 +53,7 @@ def fails(tmp_path, text, name="t.csv", **how):
 def test_encodings_and_delimiters_are_found_out(tmp_path, encoding, delimiter):
     manifest = open_data(write(tmp_path / "评论.csv", csv_text(delimiter=delimiter), encoding))
     assert manifest.kind == "texts" and manifest.classes == ("好评", "差评")
-    assert rows.texts(manifest).to_pylist() == [text for text, _ in REVIEWS]
+    assert content.texts(manifest).to_pylist() == [text for text, _ in REVIEWS]
     assert manifest["label"].tolist() == [0, 1, 0, 0, 1]
     assert manifest["bytes"].tolist() == [len(text.encode()) for text, _ in REVIEWS]
     assert manifest["hash"][1] == content_hash("太差了".encode())
@@ -62,7 +62,7 @@ def test_encodings_and_delimiters_are_found_out(tmp_path, encoding, delimiter):
 
 def test_windows_line_ends_and_blank_lines(tmp_path):
     manifest = table_of(tmp_path, "text,label\r\na,1\r\n\r\nb,2\r\n")
-    assert rows.texts(manifest).to_pylist() == ["a", "b"]
+    assert content.texts(manifest).to_pylist() == ["a", "b"]
 
 
 def test_equal_content_has_one_hash(tmp_path):
@@ -86,12 +86,12 @@ def test_the_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
     path = write(tmp_path / "t.csv", "text,label\n" + "".join(lines))
     first = save(split(open_data(path)))
     with monkeypatch.context() as patch:
-        patch.setattr(rows, "opened", lambda path: pytest.fail("read again"))
+        patch.setattr("fromzero.data.rows.files.opened", lambda path: pytest.fail("read again"))
         again = open_data(path)
     assert again["split"].tolist() == first["split"].tolist()
     write(path, "text,label\nnew,1\n" + "".join(reversed(lines)))
     third = open_data(path)
-    assert len(third) == 21 and rows.texts(third, [0])[0].as_py() == "new"
+    assert len(third) == 21 and content.texts(third, [0])[0].as_py() == "new"
     assert third["split"].tolist() == ["", *reversed(first["split"].tolist())]
     assert third.rule == first.rule
     assert open_data(path, label="text", text="label").classes[0] == "new"
@@ -104,8 +104,8 @@ def test_a_lost_or_damaged_copy_is_made_again(tmp_path):
     for damage in (kept.unlink, lambda: kept.write_bytes(b"ARROW1 nonsense")):
         damage()
         with pytest.raises(DataError, match="no longer there"):
-            rows.texts(manifest)
-        assert rows.texts(open_data(path)).to_pylist() == ["a", "b"]
+            content.texts(manifest)
+        assert content.texts(open_data(path)).to_pylist() == ["a", "b"]
 
 
 def test_given_splits_groups_and_times(tmp_path):
@@ -113,20 +113,20 @@ def test_given_splits_groups_and_times(tmp_path):
     lines = "a,1,train,g1,2024-1-9\nb,2,Test,g2,2024-01-10 08:00\nc,1,验证集,g1,2023年12月31日\n"
     manifest = table_of(tmp_path, head + lines)
     assert manifest["given"].tolist() == ["train", "test", "val"]
-    groups = rows.values(manifest, "grouped")
+    groups = content.values(manifest, "grouped")
     assert groups[0] == groups[2] != groups[1]
-    assert np.argsort(rows.values(manifest, "time")).tolist() == [2, 0, 1]
-    assert rows.values(manifest, "grouped", "label").tolist() == [0, 1, 0]
+    assert np.argsort(content.values(manifest, "time")).tolist() == [2, 0, 1]
+    assert content.values(manifest, "grouped", "label").tolist() == [0, 1, 0]
     with pytest.raises(UsageError, match="no column 'town'"):
-        rows.values(manifest, "grouped", "town")
+        content.values(manifest, "grouped", "town")
     with pytest.raises(DataError, match=r"t.csv:1 has 'a'"):
-        rows.values(manifest, "time", "text")
+        content.values(manifest, "time", "text")
 
 
 def test_a_group_is_never_cut(tmp_path):
     lines = "".join(f"text {number},{number % 2},patient {number // 5}\n" for number in range(100))
     manifest = table_of(tmp_path, "text,label,group\n" + lines)
-    groups = rows.values(manifest, "grouped")
+    groups = content.values(manifest, "grouped")
     parts = np.array(split(manifest, how="grouped", by="group", values=groups)["split"].tolist())
     assert all(len(set(parts[groups == each])) == 1 for each in set(groups.tolist()))
     assert set(parts) == {"train", "val", "test"}
@@ -190,7 +190,7 @@ def test_a_table(tmp_path):
     assert manifest.kind == "table" and manifest.classes == ("0", "1", "2")
     assert manifest.about["features"] == ["长度", "颜色"] and manifest.about["numeric"] == ["长度"]
     assert manifest.about["row_numbers"] == ["编号"]
-    table = rows.content(manifest, [30, 1])
+    table = content.content(manifest, [30, 1])
     assert table["长度"].to_pylist() == [None, 1.5] and table["颜色"].to_pylist() == [None, "蓝"]
 
 
@@ -213,7 +213,7 @@ def test_parquet(tmp_path):
     pq.write_table(pa.table({"text": ["x", None], "label": label, "time": times}), tmp_path / "t.parquet")
     manifest = open_data(tmp_path / "t.parquet")
     assert manifest["problem"].tolist() == ["", "text_empty"] and manifest.classes == ("a", "b")
-    assert np.argsort(rows.values(manifest, "time")).tolist() == [1, 0]
+    assert np.argsort(content.values(manifest, "time")).tolist() == [1, 0]
     pq.write_table(pa.table({"image": [{"bytes": b"x"}], "label": [1]}), tmp_path / "p.parquet")
     with pytest.raises(DataError) as caught:
         open_data(tmp_path / "p.parquet")
@@ -224,7 +224,7 @@ def test_orange(tmp_path):
     text = "Category\tText\tSource\nd\tstring\tstring\nclass\tinclude=True\tmeta\nx\tone\ts\ny\ttwo\ts\n"
     manifest = table_of(tmp_path, text, "t.tab")
     assert manifest.kind == "texts" and manifest.classes == ("x", "y")
-    assert rows.texts(manifest).to_pylist() == ["one", "two"]
+    assert content.texts(manifest).to_pylist() == ["one", "two"]
     text = "a\tkind\tname\nc\td\tstring\n\tclass\tmeta\n1\tx\tn\n2\ty\tm\n"
     manifest = table_of(tmp_path, text, "u.tab")
     assert manifest.kind == "table" and manifest.about["features"] == ["a"] and manifest.classes == ("x", "y")
@@ -262,7 +262,7 @@ def test_chats_in_both_forms(tmp_path):
     ]
     manifest = open_data(jsonl(tmp_path / "a.jsonl", alpaca))
     assert manifest.kind == "chats" and manifest["problem"].tolist() == ["", "chat_no_answer", ""]
-    turns = rows.content(manifest)["turns"].to_pylist()
+    turns = content.content(manifest)["turns"].to_pylist()
     assert turns[0] == [{"role": "user", "text": "翻译\nhello"}, {"role": "assistant", "text": "你好"}]
     assert [each["role"] for each in turns[2]] == ["system", "user", "assistant", "user", "assistant"]
     write(tmp_path / "a.json", json.dumps(alpaca))
@@ -274,7 +274,7 @@ def test_chats_in_both_forms(tmp_path):
     ]
     manifest = open_data(jsonl(tmp_path / "s.jsonl", sharegpt))
     assert manifest["problem"].tolist() == ["", "chat_no_answer", "chat_empty"]
-    assert rows.content(manifest, [1])["turns"].to_pylist() == [[{"role": "user", "text": "x"}]]
+    assert content.content(manifest, [1])["turns"].to_pylist() == [[{"role": "user", "text": "x"}]]
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_wrong_json(tmp_path, lines, code, says):
 def test_json_of_texts(tmp_path):
     manifest = table_of(tmp_path, '\ufeff{"text": "a\\ud800b", "label": 1}\n\n{"text": null, "label": 2}\n', "t.jsonl")
     assert manifest["problem"].tolist() == ["", "text_empty"]
-    assert rows.texts(manifest)[0].as_py() == "a?b"
+    assert content.texts(manifest)[0].as_py() == "a?b"
 
 
 def test_a_folder_of_texts(tmp_path):
@@ -309,7 +309,7 @@ def test_a_folder_of_texts(tmp_path):
     manifest = open_data(tmp_path)
     assert manifest.kind == "texts" and manifest.classes == ("体育", "财经") and len(manifest) == 5
     assert manifest.name(0) == "test/体育/一.txt" and manifest["given"][0] == "test"
-    assert rows.texts(manifest, [0])[0].as_py() == "体育新闻 test"
+    assert content.texts(manifest, [0])[0].as_py() == "体育新闻 test"
     assert manifest["problem"].tolist().count("text_empty") == 1
     before = load(tmp_path)
     assert open_data(tmp_path)["hash"].tolist() == before["hash"].tolist()
@@ -337,7 +337,7 @@ def test_what_lies_at_a_path(tmp_path, tiny_data):
 def test_an_archive_stands_for_what_is_in_it(tmp_path):
     with zipfile.ZipFile(tmp_path / "评论.zip", "w") as archive:
         archive.writestr("评论/数据.csv", csv_text().encode("gb18030"))
-    assert rows.texts(open_data(tmp_path / "评论.zip"))[0].as_py() == REVIEWS[0][0]
+    assert content.texts(open_data(tmp_path / "评论.zip"))[0].as_py() == REVIEWS[0][0]
 
 
 def test_a_column_of_texts_needs_no_labels(tmp_path):
@@ -348,7 +348,7 @@ def test_a_column_of_texts_needs_no_labels(tmp_path):
 def test_fields_that_would_fool_a_naive_reader(tmp_path):
     long = "字" * 300_000  # more than Python's csv module takes by itself, and than a block of pyarrow's
     manifest = table_of(tmp_path, f'text,label\n{long},1\n"a ""quoted"", word",2\n\x0bodd\x0c,1\n')
-    found = rows.texts(manifest).to_pylist()
+    found = content.texts(manifest).to_pylist()
     assert found[0] == long and found[1] == 'a "quoted", word' and len(found) == 3
 
 

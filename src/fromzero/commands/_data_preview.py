@@ -9,10 +9,8 @@ from pathlib import Path
 from fromzero.commands._data_words import add_data, opened
 from fromzero.commands._words import within
 from fromzero.language import say
-from fromzero.records import AUGMENTATIONS
+from fromzero.records import POLICIES
 from fromzero.terminal import Terminal
-
-POLICIES = (*(each for each in AUGMENTATIONS if each != "auto"), "mixup", "cutmix")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

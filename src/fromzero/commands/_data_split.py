@@ -7,14 +7,13 @@ import json
 
 from fromzero.commands._data_words import add_data, opened
 from fromzero.language import say
+from fromzero.records import SPLITTINGS
 from fromzero.terminal import Terminal, print_table
-
-HOWS = ("stratified", "random", "grouped", "time", "kfold")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
-    parser.add_argument("--how", choices=HOWS, help=say("flag.split.how"))
+    parser.add_argument("--how", choices=SPLITTINGS, help=say("flag.split.how"))
     parser.add_argument("--by", metavar="COLUMN", help=say("flag.split.by"))
     parser.add_argument("--folds", type=int, metavar="K", help=say("flag.split.folds"))
     parser.add_argument("--fold", type=int, metavar="N", help=say("flag.split.fold"))

@@ -140,9 +140,9 @@ def crop_flip(content: bytes, how: Preprocessing, rng: np.random.Generator, name
     size = size_of(content)
     if size is None:
         array = array_of(content, name, how.channels)
-        box = _random_box((array.shape[1], array.shape[0]), rng)
+        box = random_box((array.shape[1], array.shape[0]), rng)
     else:
-        box = _random_box(size, rng)
+        box = random_box(size, rng)
         array = array_of(content, name, how.channels, least=math.ceil(min(size) * how.size / min(box[2:])))
         box = _scaled(box, size, (array.shape[1], array.shape[0]))
     left, top, width, height = box
@@ -170,7 +170,7 @@ def _scaled(
     return round(left * x), round(top * y), max(1, round(width * x)), max(1, round(height * y))
 
 
-def _random_box(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
+def random_box(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
     width, height = size
     for _ in range(10):
         area = width * height * rng.uniform(0.35, 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fromzero.data.manifest import Manifest
+from fromzero.data.rows import content
 from fromzero.errors import UnknownName, UsageError
 
 FOLDER = {"grouped": "folder", "time": "modified"}  # what a folder of pictures can be split by
@@ -16,9 +17,7 @@ def values(manifest: Manifest, how: str, by: str = "") -> np.ndarray:
 
     Raises UsageError or UnknownName for what the data do not have, DataError for a value that is missing."""
     if "rows" in manifest.about:
-        from fromzero.data.rows import files as rows
-
-        return rows.values(manifest, how, by)
+        return content.values(manifest, how, by)
     known = FOLDER.get(how)
     if known is None or "path" not in manifest.columns or "modified" not in manifest.columns:
         raise UsageError("split_by_what", how=how)

@@ -27,8 +27,7 @@ class Texts(Sequence[str]):
 
     def __getitem__(self, row: Any) -> Any:
         if isinstance(row, (slice, np.ndarray)):
-            rows = np.arange(len(self))[row]
-            return Texts(self.array.take(_indices(rows)))
+            return Texts(self.array.take(np.arange(len(self))[row]))
         return self.array[int(row)].as_py()
 
     def __iter__(self) -> Iterator[str]:
@@ -74,12 +73,6 @@ class Words:
 
     def tolist(self) -> list[str]:
         return list(self)
-
-
-def _indices(rows: np.ndarray) -> Any:
-    import pyarrow
-
-    return pyarrow.array(rows)
 
 
 Column = Union[np.ndarray, Texts, Words]  # noqa: UP007 - evaluated in Python 3.10

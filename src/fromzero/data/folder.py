@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +32,7 @@ from fromzero.data.manifest import (
     state_folder,
 )
 from fromzero.errors import DataError, UnreadableImage, UsageError
-from fromzero.files import reserve
+from fromzero.files import only, reserve
 from fromzero.language import say
 from fromzero.machine.process import usable_cores
 from fromzero.terminal import Console
@@ -54,17 +53,17 @@ SIDE, COLOURS = 32, 4
 LOOK = SIDE * SIDE + COLOURS * COLOURS * 3  # bytes of a look
 LEAST = 4 * SIDE  # the shorter side that a large JPEG is decoded to: what sharpness is judged at
 CHUNK = 64
+MANY = 100_000  # files whose times are compared in about a second
 UNSEEN = -1
-STALE_SECONDS = 3600  # a half-written file that nobody touched for this long was left by a crash
 PROBLEMS = ("", "image_empty", "image_unknown", "image_damaged", "image_too_large", "image_not_read")
 
 
 def scan(root: Path | str, console: Console | None = None, *, quick: bool = False) -> Manifest:
     """The manifest of a folder of pictures, made or brought up to date, and kept.
 
-    Every file's size and time are compared with what the last scan saw. `quick` compares the folders' times instead,
-    a thousandth of the work: it sees what was added, removed, renamed or replaced, and leaves a file that was
-    overwritten in place to the loader, which compares each file that it reads."""
+    Every file's size and time are compared with what the last scan saw. With `quick`, a set of more than MANY is only
+    compared by its folders' times, a thousandth of the work: that sees what was added, removed, renamed or replaced,
+    and leaves a file that was overwritten in place to the loader, which compares each file that it reads."""
     console = console or Console()
     root = Path(root)
     if not root.is_dir():
@@ -74,7 +73,7 @@ def scan(root: Path | str, console: Console | None = None, *, quick: bool = Fals
         return known
     if known is None or known.kind != "pictures" or not (state_folder(root) / known.about["looks"]).is_file():
         known = None
-    elif quick and _times(root, known.about["folders"]) == known.about["folders"]:
+    elif quick and len(known) > MANY and _times(root, known.about["folders"]) == known.about["folders"]:
         return known
     listing = Listing(root)
     if not listing.paths:
@@ -88,7 +87,7 @@ def looked_at(
     """The kept manifest of the pictures of a listing; only what changed since `known` is looked at."""
     old = _old_rows(listing, known)
     table, problems = _stated(listing, known, old)
-    if about is None and known is not None and _unchanged(listing, known, table, problems):
+    if known is not None and _unchanged(listing, known, table, problems, about or {}):
         return known
     looks = _look(listing, known, old, table, problems, console)
     columns: dict[str, Column] = {name: table[name].copy() for name in ROW.names or ()}
@@ -105,8 +104,12 @@ def looked_at(
     return save(Manifest(listing.home, listing.classes, columns, "pictures", rule, about))
 
 
-def _unchanged(listing: Listing, known: Manifest, table: np.ndarray, problems: np.ndarray) -> bool:
+def _unchanged(
+    listing: Listing, known: Manifest, table: np.ndarray, problems: np.ndarray, about: Mapping[str, Any]
+) -> bool:
     """Whether every file is the one that the last scan saw, under the same class and split."""
+    if any(known.about.get(name) != value for name, value in about.items()):
+        return False
     if len(known) != len(table) or (problems == UNSEEN).any() or known.classes != listing.classes:
         return False
     given = Words.of(listing.given, SPLIT_WORDS).codes
@@ -320,10 +323,7 @@ def describe(picture: Image.Image, row: np.void, look: np.ndarray) -> None:
 
 def _keep(beside: Path, name: str) -> str:
     os.replace(beside, beside.with_name(name))
-    for old in beside.parent.glob("looks*"):
-        with contextlib.suppress(OSError):  # another process may have been faster
-            if old.name != name and (old.suffix == ".npy" or time.time() - old.stat().st_mtime > STALE_SECONDS):
-                old.unlink()
+    only(beside.with_name(name), "looks*")
     return name
 
 

@@ -3,14 +3,12 @@
 Everything random is a function of (seed, epoch, picture): the order, and how a picture is varied. So workers carry no
 state, and a run that stops in the middle of an epoch continues with the very next picture. Workers are threads:
 decoding, resizing and reading let go of the interpreter, nothing is copied between processes, and the manifest is there
-once (measured against processes by benchmarks/data.py).
+once (benchmarks/data.py compares with the processes of other loaders).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,14 +24,13 @@ from fromzero.data.manifest import Manifest, content_hash, state_folder
 from fromzero.data.mix import mixed
 from fromzero.data.pack import read, shards_of, unchanged
 from fromzero.errors import DiskError, UnreadableImage
-from fromzero.files import replacing
+from fromzero.files import only, replacing
 from fromzero.language import say
 from fromzero.machine.process import usable_cores
 from fromzero.records import Preprocessing
 from fromzero.terminal import Console
 
 KEPT_BYTES = 2 << 30  # decoded pictures are kept on disk up to this size, and mapped by every worker
-STALE_SECONDS = 3600  # a half-written file that nobody touched for this long was left by a crash
 STATISTICS_SAMPLE = 2000
 WINDOW = 8  # shards that are read at a time
 FEATURES_BATCH = 64
@@ -76,7 +73,7 @@ class Pictures:
         return array, int(self.manifest["label"][row])
 
     def _kept_arrays(self) -> np.ndarray | None:
-        if self._arrays is None and self.kept is not None:  # opened in the worker: a map is not sent between processes
+        if self._arrays is None and self.kept is not None:
             try:
                 self._arrays = np.load(self.kept, mmap_mode="r")
             except FileNotFoundError:  # a run of another size on the same pictures made room for its own
@@ -104,7 +101,6 @@ class Features:
         self.manifest, self.kept, self.seed = manifest, kept, seed
         self.array = np.load(kept, mmap_mode="r")
         self.shape = self.array.shape[1:]
-        self.changed: set[int] = set()
 
     def __getitem__(self, item: Item) -> tuple[np.ndarray, int]:
         return self.array[item[0]], int(self.manifest["label"][item[0]])
@@ -183,10 +179,7 @@ def _write_array(
 ) -> None:
     """An .npy file of `shape` from its parts along the first axis, and the others of its kind removed. Written, not
     mapped: a full disk is an error here and would kill the process there. Raises DiskError."""
-    for old in path.parent.glob(path.name.split("-")[0] + "-*"):
-        with contextlib.suppress(OSError):  # another process may have been faster
-            if old.suffix == ".npy" or time.time() - old.stat().st_mtime > STALE_SECONDS:
-                old.unlink()
+    only(path, path.name.split("-")[0] + "-*")
     with replacing(path) as beside, beside.open("wb") as file, console.progress(title, shape[0]) as advance:
         np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
         for each in parts:

@@ -22,7 +22,7 @@ import numpy as np
 
 from fromzero.data.columns import Column, Texts, Words
 from fromzero.errors import MissingPackage
-from fromzero.files import disk_error, replacing, write_json
+from fromzero.files import disk_error, only, replacing, write_json
 
 SPLITS = ("train", "val", "test")
 NOWHERE = "none"  # a copy of an official test sample: it must not train, and must not be counted twice
@@ -129,10 +129,7 @@ def save(manifest: Manifest) -> Manifest:
         with replacing(folder / name) as beside, beside.open("wb") as file:
             file.write(content)
         write_json(folder / "manifest.json", {"rows": name})
-        for old in folder.glob("manifest-*.arrow"):
-            if old.name != name:
-                with contextlib.suppress(OSError):  # Windows keeps a file that another process has mapped
-                    old.unlink()
+        only(folder / name, "manifest-*")
         return _mapped(manifest.root, folder) or manifest
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fromzero.errors import UnknownName
+from fromzero.records import MIXES
 
 ALPHA = {"mixup": 0.2, "cutmix": 1.0}  # of the beta distribution that the share is drawn from; the papers' for ImageNet
 
@@ -26,8 +27,8 @@ def mixed(
     (N, classes) float32, whose rows sum to 1. `kind` is "none", "mixup" or "cutmix"; one share for the batch.
 
     Raises UnknownName for another kind."""
-    if kind not in KINDS:
-        raise UnknownName("choice", kind, KINDS)
+    if kind not in MIXES:
+        raise UnknownName("choice", kind, MIXES)
     targets = np.zeros((len(labels), classes), dtype=np.float32)
     targets[np.arange(len(labels)), labels] = 1.0
     if kind == "none" or len(labels) < 2:
@@ -64,14 +65,7 @@ def _cutmix(
     return made, 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def _unmixed(
-    images: np.ndarray, partner: np.ndarray, share: float, rng: np.random.Generator
-) -> tuple[np.ndarray, float]:
-    return images, 1.0
-
-
 KINDS: dict[str, Callable[[np.ndarray, np.ndarray, float, np.random.Generator], tuple[np.ndarray, float]]] = {
-    "none": _unmixed,
     "mixup": _mixup,
     "cutmix": _cutmix,
 }

@@ -22,7 +22,7 @@ import numpy as np
 
 from fromzero.data.folder import COLOURS, SIDE, looks_of
 from fromzero.data.manifest import Manifest, state_folder
-from fromzero.files import replacing
+from fromzero.files import only, replacing
 from fromzero.language import say
 from fromzero.machine.process import usable_cores
 from fromzero.terminal import Console
@@ -72,8 +72,7 @@ def pairs(manifest: Manifest, console: Console | None = None) -> Pairs:
             return Pairs(**kept)
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
         found = _searched(manifest, console)
-    for old in path.parent.glob("pairs-*.npz"):
-        old.unlink(missing_ok=True)
+    only(path, "pairs-*")
     with replacing(path) as beside, beside.open("wb") as file:
         np.savez(file, **vars(found))
     return found
@@ -214,11 +213,6 @@ def _boxes(low: np.ndarray | float, high: np.ndarray | float, cells: int) -> np.
 
 VARIANTS = len(SIDES) ** 2
 _LOW = [(u, v) for u in range(WAVES) for v in range(WAVES) if 0 < u + v <= WAVES]
-
-
-def _variant(number: int) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The part of the height and of the width that a variant leaves."""
-    return SIDES[number // len(SIDES)], SIDES[number % len(SIDES)]
 
 
 def _operators() -> np.ndarray:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fromzero.data import folder
 from fromzero.data.manifest import Manifest, state_folder
+from fromzero.data.pack import open_remote
+from fromzero.data.rows import files, reading
+from fromzero.data.sources.archives import ENDINGS, is_archive, unpacked
 from fromzero.errors import DataError, UsageError
 from fromzero.terminal import Console
 
@@ -24,14 +28,9 @@ def open_data(
 
     A folder of pictures or of texts, a file of rows (`label` and `text` name its columns), an archive, which is
     unpacked first, or the address of a packed set ("s3://..."). A folder that holds none of these, but one file of rows
-    or one folder, stands for it. `quick` trusts the times of folders. Raises UsageError for no such path, DataError for
-    what is not understood."""
-    from fromzero.data.rows import files as rows
-    from fromzero.data.rows import reading
-
+    or one folder, stands for it. `quick` trusts the folders' times of a large set. Raises UsageError for no such path,
+    DataError for what is not understood."""
     if "://" in str(path):
-        from fromzero.data.pack import open_remote
-
         return open_remote(str(path))
     path = Path(path)
     if path.is_dir():
@@ -39,36 +38,30 @@ def open_data(
     if not path.is_file():
         raise UsageError("nothing_there", path=path)
     if path.name.lower().endswith(reading.SUFFIXES):
-        return rows.read(path, console, quick=quick, label=label, text=text)
-    from fromzero.data.sources.archives import ENDINGS, is_archive, unpacked
-
+        return files.read(path, console, quick=quick, label=label, text=text)
     if is_archive(path):
         return open_data(unpacked(path, console=console), console, quick=quick, label=label, text=text)
     raise DataError("unknown_data_form", path=path, suffixes=" ".join(reading.SUFFIXES), archives=" ".join(ENDINGS))
 
 
 def _folder(path: Path, console: Console | None, quick: bool, label: str | None, text: str | None) -> Manifest:
-    from fromzero.data import folder
-    from fromzero.data.rows import files as rows
-    from fromzero.data.rows import reading
-
     if any(state_folder(path).glob("looks-*.npy")):  # pictures, as an earlier scan saw
         return folder.scan(path, console, quick=quick)
     found = _suffixes(path)
     if any(found.get(each) for each in folder.SUFFIXES):
         return folder.scan(path, console, quick=quick)
     if found.get(".txt"):
-        return rows.read_folder(path, console)
+        return files.read_folder(path, console)
     inside = [each for each in sorted(path.iterdir()) if not each.name.startswith((".", "__MACOSX"))]
-    files = [each for each in inside if each.is_file() and each.name.lower().endswith(reading.SUFFIXES)]
+    lists = [each for each in inside if each.is_file() and each.name.lower().endswith(reading.SUFFIXES)]
     folders = [each for each in inside if each.is_dir()]
-    if len(files) == 1:
-        return rows.read(files[0], console, quick=quick, label=label, text=text)
-    if not files and len(folders) == 1:
+    if len(lists) == 1:
+        return files.read(lists[0], console, quick=quick, label=label, text=text)
+    if not lists and len(folders) == 1:
         return _folder(folders[0], console, quick, label, text)
-    if not files:
+    if not lists:
         return folder.scan(path, console, quick=quick)  # which says what it looked for
-    raise DataError("several_files", path=path, files=", ".join(each.name for each in files[:5]))
+    raise DataError("several_files", path=path, files=", ".join(each.name for each in lists[:5]))
 
 
 def _suffixes(root: Path) -> dict[str, int]:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fromzero.data.augment import AFTER_CROP, ON_ARRAYS, choose, varied
+from fromzero.data.augment import choose, varied
+from fromzero.data.draft import draft, shorter_side
 from fromzero.data.images import prepared
 from fromzero.data.manifest import Manifest
-from fromzero.data.mix import KINDS, mixed
+from fromzero.data.mix import mixed
 from fromzero.data.pack import read
 from fromzero.errors import DataError, UnknownName, UsageError
-from fromzero.records import Preprocessing
+from fromzero.records import MIXES, POLICIES, Preprocessing
 
 ROWS, VARIANTS = 8, 7
-MIXES = tuple(each for each in KINDS if each != "none")
-POLICIES = (*ON_ARRAYS, *AFTER_CROP, *MIXES)
-LARGEST = 224  # pixels a side, unless asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,15 +50,11 @@ def sheet(
     chosen = _chosen(manifest, good, list(classes), rows, seed)
     if not len(chosen):
         raise DataError("preview_nothing", path=manifest.root)
-    side = float(np.median(np.minimum(manifest["width"][good], manifest["height"][good])))
-    size = size or max(16, min(LARGEST, math.ceil(side)))
-    names = list(policies) or [choose(side, size)]
+    how = draft(manifest, size)
+    names = list(policies) or [choose(shorter_side(manifest), how.size)]
     for each in names:
         if each not in POLICIES:
             raise UnknownName("choice", each, POLICIES)
-    channels = 1 if bool(manifest["grey"][good].all()) else 3
-    crop = 1.0 if side < 1.5 * size else 0.875
-    how = Preprocessing(size=size, channels=channels, crop=crop, mean=(0.0,) * channels, std=(1.0,) * channels)
     contents = [read(manifest, int(row)) for row in chosen]
     plain = np.stack([prepared(content, how) for content in contents])
     columns = [plain]

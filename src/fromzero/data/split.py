@@ -17,8 +17,8 @@ import numpy as np
 from fromzero.data.columns import Words
 from fromzero.data.manifest import SPLIT_WORDS, SPLITS, Manifest, Rule
 from fromzero.errors import DataError, UnknownName, UsageError
+from fromzero.records import SPLITTINGS
 
-HOWS = ("stratified", "random", "grouped", "time", "kfold")
 # Spreads the rounding over the classes: many small ones would else all round down, and leave a part empty.
 GOLDEN = (5**0.5 - 1) / 2
 NONE, TRAIN, VAL, TEST, AWAY = range(5)  # places in SPLIT_WORDS
@@ -59,8 +59,8 @@ def _check(rule: Rule, values: Any) -> None:
     shares = rule.shares
     if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6 and shares[0] > 0):  # written so that NaN fails
         raise UsageError("bad_shares", shares="/".join(f"{each:g}" for each in shares))
-    if rule.how not in HOWS:
-        raise UnknownName("choice", rule.how, HOWS)
+    if rule.how not in SPLITTINGS:
+        raise UnknownName("choice", rule.how, SPLITTINGS)
     if rule.how in ("grouped", "time") and values is None:
         raise UsageError("split_by_what", how=rule.how)
     if (rule.how == "kfold" and not 0 <= rule.fold < rule.folds) or rule.folds < 2:

@@ -10,8 +10,8 @@ from fromzero.machine.detect import cpu_name
 from fromzero.machine.measured import load_bench
 from fromzero.records import Time
 
-# Pictures/s of one core where none was measured: 500 x 375 JPEGs cropped to 224 by fromzero's loader took 1.3 to 1.5 ms
-# (benchmarks/data.py, 2026-11-22, a server core with AVX-512); an ordinary desktop core is not slower.
+# Pictures/s of one core where none was measured: 500 x 375 JPEGs cropped to 224 by fromzero's loader took 1.4 to 1.7 ms
+# (benchmarks/data.py, 2026-11-22, one core of a server).
 TYPICAL = 650.0
 
 

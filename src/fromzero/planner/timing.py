@@ -181,6 +181,12 @@ def energy(seconds: float, draw: float, tariff: float | None = None, currency: s
     return Energy(kwh=kwh, cost=None if tariff is None else kwh * tariff, currency=currency)
 
 
+def with_waiting(draw: float, card: Card, busy: float) -> float:
+    """Watts on average of a card that draws `draw` for the share `busy` of the time and waits for pictures in the rest;
+    a CPU is what loads them."""
+    return draw if card.is_cpu else busy * draw + (1 - busy) * IDLE_SHARE * card.tdp_watts
+
+
 def watts(time: Time, setting: Setting, trace: Trace) -> float:
     """What the card draws on average during a traced step of `time`, under its limit: by how much of the time its
     arithmetic units, its memory or neither are busy."""

@@ -9,7 +9,7 @@ import numpy as np
 from fromzero.data.checks import copies
 from fromzero.data.manifest import Manifest
 from fromzero.data.rows import grams
-from fromzero.data.rows.files import content
+from fromzero.data.rows.content import content
 from fromzero.language import say
 from fromzero.terminal import Console
 

@@ -10,7 +10,7 @@ from fromzero.data.checks import copies
 from fromzero.data.checks.lengths import over_long
 from fromzero.data.manifest import Manifest
 from fromzero.data.rows import grams, near_texts
-from fromzero.data.rows.files import texts
+from fromzero.data.rows.content import texts
 from fromzero.terminal import Console
 
 AT_HOME = 0.10  # a script that prevails in this share of the texts belongs to the set

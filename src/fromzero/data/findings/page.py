@@ -178,7 +178,7 @@ def _thumbnail(manifest: Manifest, row: int) -> str:
 
 def _texts(manifest: Manifest, rows: list[int]) -> dict[int, str]:
     """What stands in rows of texts, chats or a table, cut to a length that can be read."""
-    from fromzero.data.rows.files import content
+    from fromzero.data.rows.content import content
 
     some = content(manifest, rows).to_pylist() if rows else []
     return {row: _excerpt(_AS_TEXT[manifest.kind](each, manifest)) for row, each in zip(rows, some, strict=True)}

@@ -12,6 +12,7 @@ import numpy as np
 
 from fromzero.data.manifest import Manifest
 from fromzero.data.rows import grams
+from fromzero.data.rows.content import texts
 from fromzero.language import say
 from fromzero.terminal import Console
 
@@ -27,8 +28,6 @@ def mark(manifest: Manifest, console: Console | None = None) -> Manifest:
     their exact copies, share a number; so a split keeps them together. Exact copies alone are no cluster."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
-
-    from fromzero.data.rows.files import texts
 
     column = texts(manifest)
     rows = grams.unique_rows(manifest["hash"], manifest.good())

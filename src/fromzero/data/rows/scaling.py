@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fromzero.data.manifest import Manifest
-from fromzero.data.rows.files import content, texts
+from fromzero.data.rows.content import content, texts
 
 QUANTILES = (0.05, 0.5, 0.95, 0.99, 1.0)
 
