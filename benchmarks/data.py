@@ -29,8 +29,9 @@ import torch
 from PIL import Image
 
 from fromzero.data.augment import random_box, varied
+from fromzero.data.batches import training_batches
 from fromzero.data.folder import scan
-from fromzero.data.load import Pictures, training_batches
+from fromzero.data.load import Pictures
 from fromzero.data.manifest import state_folder
 from fromzero.data.split import split
 from fromzero.records import Preprocessing

@@ -244,7 +244,7 @@ def test_a_format_need_not_be_named_as_a_package(run_copy, tmp_path, monkeypatch
 
 def test_a_model_that_has_no_graph_is_one_sentence(tmp_path):
     from fromzero.formats import onnx as writer
-    from fromzero.models.deploy import Deployed
+    from fromzero.models.deploy import Deployed, Normalise
     from fromzero.records import Preprocessing
 
     class Branching(torch.nn.Module):
@@ -258,7 +258,7 @@ def test_a_model_that_has_no_graph_is_one_sentence(tmp_path):
 
     how = Preprocessing(size=8, channels=3, crop=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
     with pytest.raises(FromzeroError) as caught:
-        writer.write(Deployed(Branching(), how).eval(), how, ("a", "b"), tmp_path)
+        writer.write(Deployed(Branching(), Normalise(how)).eval(), how, ("a", "b"), tmp_path)
     assert caught.value.code == "not_exportable" and caught.value.status == 1
 
 

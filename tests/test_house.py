@@ -26,22 +26,28 @@ ORDER = [
     ["attempts"],
     ["facts"],
     ["machine"],
-    ["planner"],
+    ["planner", "launching"],
     ["data", "models"],
+    ["metrics"],
     ["tasks"],
     ["preparing"],
-    ["step"],
-    ["tracing"],
+    ["step", "stages", "schedules"],
+    ["tracing", "cautions"],
     ["planning"],
     ["fitting"],
     ["choosing"],
-    ["runs", "checkpoint"],
+    ["preprocessing", "checkpoint", "stopping", "ladder"],
+    ["engine"],
+    ["runs"],
     ["runtimes"],
-    ["predicting"],
-    ["evaluation"],
+    ["predicting", "generating"],
+    ["evaluation", "finding", "baselines"],
+    ["trackers"],
+    ["watching"],
     ["training"],
-    ["pictures"],
+    ["pictures", "card"],
     ["report"],
+    ["crossing"],
     ["formats"],
     ["exporting", "serving"],
     ["quickstart"],
@@ -49,7 +55,7 @@ ORDER = [
     ["cli"],
 ]
 # Folders of one choice: one file each, which never import each other. A leading underscore marks what they share.
-CHOICES = ["commands", "formats", "runtimes", "tasks", "models/families"]
+CHOICES = ["commands", "formats", "runtimes", "tasks", "trackers", "models/families"]
 HEAVY = ("torch", "numpy", "PIL", "matplotlib", "pyarrow", "timm", "transformers", "onnxruntime", "starlette", "rich")
 LIGHT_COMMANDS = ["cards", "setup", "doctor"]
 

@@ -9,10 +9,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from fromzero import checkpoint, evaluation, language, pictures
+from fromzero import card, checkpoint, evaluation, language, metrics, pictures
 from fromzero.cli import main
 from fromzero.data.folder import scan
 from fromzero.data.load import Pictures
@@ -97,10 +98,15 @@ def test_predicted_stands_beside_measured(page, evaluated):
 def test_the_page_holds_its_figures(page, evaluated):
     run, result = evaluated
     assert f"{result.accuracy * 100:.2f} %" in page
-    assert sorted(each.name for each in run.figures.iterdir()) == ["confusion.png", "curves.png"]
+    names = {each.stem for each in run.figures.iterdir()}
+    measured = {name for name in run.metrics.read_text().splitlines()[0].split(",") if name.startswith("val_")}
+    assert names == {"confusion", "reliability", "loss", "lr", "gradient_norm", *measured} - {"val_loss"}
     for each in run.figures.iterdir():
         assert Image.open(each).width > 300
-    assert page.count("<img") == 2 + len(result.mistakes)
+    assert page.count("<img") == len(names) + len(result.mistakes)
+    for name, value in result.measures.items():
+        if name not in ("loss", "accuracy", "macro_f1"):
+            assert f"<td>{html.escape(evaluation.measure_name(name))}</td><td>{value:.4g}</td>" in page
 
 
 def test_in_chinese(tiny_run, tmp_path, capsys):
@@ -148,6 +154,112 @@ def test_a_picture_that_went_away_does_not_stop_the_report(tiny_run, tiny_data, 
     assert evaluate(run.path).samples == len(manifest.rows("test")) - 1
 
 
+# --- other tasks --------------------------------------------------------------------------------------------------
+
+
+def small(kind, rows, tmp_path, **words):
+    """A model that learnt a little of a CSV file, evaluated on its test part."""
+    from fromzero.training import train
+
+    path = tmp_path / f"{kind}.csv"
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    run = train(path, output=tmp_path / "run", epochs=1, batch=16, device="cpu", **words)
+    return run, evaluate(run.path), (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_table(tmp_path):
+    rng = np.random.default_rng(0)
+    values = [(n, round(float(rng.normal()), 3), ("red", "blue")[n % 2], rng.random() < 0.4) for n in range(160)]
+    rows = ["id,wealth,colour <b>,label", *(f"{n},{x},{c},{'ill' if ill else 'well'}" for n, x, c, ill in values)]
+    run, result, page = small("table", rows, tmp_path, model="mlp")
+    assert {"roc", "precision_recall", "reliability"} <= {each.stem for each in run.figures.iterdir()}
+    assert f"{result.measures['auc']:.4g}" in page
+    counts = {each.label: each.samples for each in result.classes}
+    assert f"those of the class {min(counts, key=counts.get)}." in page
+    table = [row.split(",") for row in rows[1:]]
+    for each in result.mistakes[:12]:
+        assert f"wealth: {float(table[each.row][1]):.6g}" in page and f"colour &lt;b&gt;: {table[each.row][2]}" in page
+
+
+def test_texts(tmp_path):
+    rng = np.random.default_rng(0)
+    words = "猫 狗 鸟 鱼 cat dog <i> fish 好 坏 red blue".split()
+    lines = [" ".join(rng.choice(words, 6)) + f" {n}" for n in range(90)]
+    rows = ["text,label", *(f"{line},{'好' if rng.random() < 0.5 else '坏'}" for line in lines)]
+    _, result, page = small("text", rows, tmp_path, model="rnn", seq=8)
+    assert result.mistakes
+    for each in result.mistakes[:12]:
+        assert f"<p>{html.escape(lines[each.row])}</p>" in page
+
+
+def test_a_language_model(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    words = "the a cat dog sat ran on under big small house tree .".split()
+    lines = [" ".join(rng.choice(words, 40)) + f" {n}" for n in range(60)]
+    run, result, page = small("lm", ["text", *lines], tmp_path, model="gpt", seq=16)
+    assert result.perplexity == pytest.approx(np.exp(result.loss)) and f"{result.perplexity:.4g}" in page
+    assert language.say("report.confusion") not in page and language.say("report.written") in page
+    start = re.search(r'<blockquote><span class="soft">(.*?)</span>(.*?)</blockquote>', page, re.DOTALL)
+    assert html.unescape(start.group(1)).strip() and any(
+        line.startswith(html.unescape(start.group(1))) for line in lines
+    )
+    assert main(["evaluate", str(run.path)]) == 0
+    assert f"{result.perplexity:.4g}" in capsys.readouterr().out
+
+
+# --- the card -----------------------------------------------------------------------------------------------------
+
+
+def front(text):
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_the_card_says_what_was_measured(evaluated, tiny_data):
+    run, result = evaluated
+    text = (run.path / "README.md").read_text(encoding="utf-8")
+    head = front(text)
+    found = {each["type"]: each["value"] for each in head["model-index"][0]["results"][0]["metrics"]}
+    assert found["accuracy"] == pytest.approx(result.accuracy, abs=1e-6)
+    assert head["pipeline_tag"] == "image-classification" and "license" not in head
+    assert head["model-index"][0]["results"][0]["dataset"]["split"] == result.split
+    manifest = prepare(tiny_data)
+    for split in ("train", "val", "test"):
+        assert f"| samples, {language.say(f'split.{split}')} part | {len(manifest.rows(split))} |" in text
+    assert run.record()["data_digest"] in text and f"{result.accuracy:.2%}" in text
+    assert str(tiny_data.parent) not in text and str(run.path.parent) not in text
+
+
+def test_what_its_user_wrote_stays(tiny_run, tmp_path):
+    run = Run(shutil.copytree(tiny_run.path, tmp_path / "run"))
+    evaluate(run.path)
+    path = run.path / "README.md"
+    text = path.read_text(encoding="utf-8")
+    mine = language.say("card.yours_use")
+    path.write_text(text.replace(mine, "To sort 照片.").replace("---\n", "---\nlicense: mit\n", 1), encoding="utf-8")
+    evaluate(run.path, "val")
+    again = path.read_text(encoding="utf-8")
+    assert "To sort 照片." in again and mine not in again and language.say("card.yours_limits") in again
+    assert front(again)["license"] == "mit"
+    assert front(again)["model-index"][0]["results"][0]["dataset"]["split"] == "val"
+    language.use("zh")
+    evaluate(run.path)
+    assert "To sort 照片." in path.read_text(encoding="utf-8") and "## 局限" in path.read_text(encoding="utf-8")
+
+
+def test_somebody_elses_readme_stays(tiny_run, tmp_path):
+    run = Run(shutil.copytree(tiny_run.path, tmp_path / "run"))
+    (run.path / "README.md").write_text("# Mine\n", encoding="utf-8")
+    evaluate(run.path)
+    assert (run.path / "README.md").read_text(encoding="utf-8") == "# Mine\n"
+
+
+def test_names_in_a_card_are_plain():
+    assert card.plain("a|b\n<i>*c*") == "a\\|b \\<i\\>\\*c\\*"
+    assert (
+        card.energy_text(0.0123) == "12.3 Wh" and card.energy_text(2.5) == "2.5 kWh" and card.energy_text(None) == "–"
+    )
+
+
 # --- the drawings -------------------------------------------------------------------------------------------------
 
 
@@ -165,8 +277,16 @@ def test_many_classes_can_be_drawn():
 
 
 def test_one_epoch_can_be_drawn():
-    row = {"epoch": 1.0, "train_loss": 1.0, "val_loss": float("nan"), "val_accuracy": 0.5}
-    assert pictures.curves([row]).startswith(b"\x89PNG")
+    series = {"training": ([1.0], [1.0]), "validation": ([1.0], [float("nan")])}
+    assert pictures.lines("Loss", "epoch", series).startswith(b"\x89PNG")
+
+
+def test_curves_of_two_classes_can_be_drawn():
+    truth, scores = np.array([True, False, True, False]), np.array([0.9, 0.2, 0.4, 0.6])
+    both = np.stack([1 - scores, scores], axis=1)
+    assert pictures.roc(truth, scores).startswith(b"\x89PNG")
+    assert pictures.precision_recall(truth, scores).startswith(b"\x89PNG")
+    assert pictures.reliability(metrics.calibration(both, truth.astype(int))).startswith(b"\x89PNG")
 
 
 def test_a_missing_font_is_known():

@@ -110,12 +110,12 @@ from fromzero.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 _AT_STEP = """
-step, count = training.training_step, [0]
+step, count = training._step, [0]
 def counted(*args, **kwargs):
     count[0] += 1
     if count[0] == {number}: die()
     return step(*args, **kwargs)
-training.training_step = counted
+training._step = counted
 """
 _IN_WRITE = """
 write, count = checkpoint.save_file, [0]
@@ -192,7 +192,7 @@ def test_workers_do_not_change_the_result(pictures, tmp_path, monkeypatch):
     words = {**WORDS, "epochs": 1, "augmentation": "crop-flip"}
     results = []
     for workers in (0, 2):
-        monkeypatch.setattr(load, "worker_count", lambda pictures, n=workers: n)
+        monkeypatch.setattr(load.Pictures, "workers", workers)
         results.append(weights(train(pictures, output=tmp_path / str(workers), **words).path))
     assert results[0] == results[1]
 
@@ -264,10 +264,11 @@ def test_a_picture_lost_in_mid_run_does_not_end_it(pictures, tmp_path):
 
     mine = tmp_path / "data"
     shutil.copytree(pictures, mine, ignore=shutil.ignore_patterns(".fromzero"))
-    from fromzero.preparing import prepare, preprocessing_for
+    from fromzero.preparing import prepare
+    from fromzero.tasks import image
 
     manifest = prepare(mine)
-    how = preprocessing_for(manifest, "cnn", 16, pretrained=False)
+    how = image.preprocessing(manifest, "cnn", {"imgsz": 16})
     (mine / str(manifest["path"][0])).unlink()
     array, _ = load.Pictures(manifest, how)[(0, 0)]
     assert array.shape == (16, 16, 1)
@@ -361,10 +362,10 @@ def test_missing_weights_leave_no_run_behind(pictures, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_language_models_are_planned_not_trained(pictures, tmp_path):
+def test_a_model_of_another_kind_of_data_is_refused(pictures, tmp_path):
     with pytest.raises(UsageError) as error:
         train(pictures, model="hf:gpt2", output=tmp_path / "run")
-    assert error.value.code == "task_not_trained"
+    assert error.value.code == "kind_not_for_model"
 
 
 def test_a_model_of_the_users_own_is_found_from_anywhere(pictures, tmp_path, monkeypatch):

@@ -26,9 +26,10 @@ Tensors = dict[str, torch.Tensor]
 _STATE = "state.json"
 
 
-def save(folder: Path, groups: dict[str, Tensors], state: dict[str, Any]) -> None:
+def save(folder: Path, groups: dict[str, Tensors], state: dict[str, Any], shards: Path | None = None) -> None:
     """Write `groups` as `<group>.safetensors` and `state` as JSON, then take the place of what was in `folder`.
-    Raises DiskError; the checkpoint that was there stays whole."""
+    `shards` is a folder beside it, of files that several processes wrote: they move into the checkpoint. Raises
+    DiskError; the checkpoint that was there stays whole."""
     new, old = _beside(folder)
     try:
         recover(folder)
@@ -39,6 +40,10 @@ def save(folder: Path, groups: dict[str, Tensors], state: dict[str, Any]) -> Non
             save_file(_storable(tensors), path)
             sync(path)
             sums[path.name] = _checksum(path)
+        for path in sorted(shards.iterdir()) if shards else ():
+            sync(path)
+            os.replace(path, new / path.name)
+            sums[path.name] = _checksum(new / path.name)
         state_file = new / _STATE
         state_file.write_text(json.dumps({**state, "sha256": sums}, indent=1), encoding="utf-8")
         sync(state_file)
@@ -49,8 +54,8 @@ def save(folder: Path, groups: dict[str, Tensors], state: dict[str, Any]) -> Non
 
 
 def load(folder: Path, *groups: str) -> tuple[dict[str, Tensors], dict[str, Any]]:
-    """The named groups (all of them if none is named) and the state, checked against their checksums. Raises RunError
-    where there is none or it is damaged."""
+    """The named groups (all of them if none is named, without shards) and the state, checked against their checksums.
+    Raises RunError where there is none or it is damaged."""
     folder = _present(folder)
     if not folder.is_dir():
         raise RunError("no_checkpoint", path=folder)
@@ -58,12 +63,27 @@ def load(folder: Path, *groups: str) -> tuple[dict[str, Tensors], dict[str, Any]
     if state is None:
         raise RunError("checkpoint_damaged", path=folder / _STATE)
     loaded = {}
-    for name in groups or [each.removesuffix(".safetensors") for each in state["sha256"]]:
+    for name in groups or [each.removesuffix(".safetensors") for each in state["sha256"] if not _is_shard(each)]:
         path = folder / f"{name}.safetensors"
         if not path.is_file() or _checksum(path) != state["sha256"].get(path.name):
             raise RunError("checkpoint_damaged", path=path)
         loaded[name] = load_file(path)
     return loaded, state
+
+
+def shards(folder: Path) -> Path | None:
+    """The folder with the shards of a checkpoint that several processes wrote, checked; None where it has none. Raises
+    RunError where it is damaged."""
+    folder = _present(folder)
+    sums = {name: sha for name, sha in ((_state(folder) or {}).get("sha256") or {}).items() if _is_shard(name)}
+    for name, sha in sums.items():
+        if not (folder / name).is_file() or _checksum(folder / name) != sha:
+            raise RunError("checkpoint_damaged", path=folder / name)
+    return folder if sums else None
+
+
+def _is_shard(name: str) -> bool:
+    return name.startswith("shard-")
 
 
 def exists(folder: Path) -> bool:

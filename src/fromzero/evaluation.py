@@ -1,14 +1,17 @@
-"""How good a classifier is on labelled pictures: metrics, confusion, worst mistakes."""
+"""How good a model is on held-out samples: metrics, confusion, worst mistakes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from fromzero.data.load import Pictures, Samples, ordered_batches, worker_count
-from fromzero.language import say
+from fromzero import tasks
+from fromzero.data.batches import Samples, ordered_batches
+from fromzero.language import catalogue, say
+from fromzero.metrics import cross_entropy
 from fromzero.runtimes import Classifier
 from fromzero.terminal import Console
 
@@ -18,7 +21,7 @@ MISTAKES = 24
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class: how many pictures, and precision, recall and F1 in 0..1."""
+    """One class: how many samples, and precision, recall and F1 in 0..1."""
 
     label: str
     samples: int
@@ -29,7 +32,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture whose true class got the lowest probability of all; `row` of the manifest."""
+    """A sample whose true class got the lowest probability of all; `row` of the manifest."""
 
     row: int
     path: str
@@ -40,7 +43,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`confusion[i][j]` counts pictures of class i that were called j; `loss` is the mean cross entropy;
+    """`confusion[i][j]` counts samples of class i that were called j; `loss` is the mean cross entropy;
     `interval` is the 95 % interval of the accuracy (Wilson)."""
 
     split: str
@@ -52,41 +55,74 @@ class Evaluation:
     classes: tuple[ClassScore, ...]
     confusion: tuple[tuple[int, ...], ...]
     mistakes: tuple[Mistake, ...]
+    measures: Mapping[str, float] = field(default_factory=dict)  # all that the task measures
+
+
+@dataclass(frozen=True)
+class LanguageEvaluation:
+    """A language model on held-out text: `loss` is the mean cross entropy of a token in nats, `perplexity` e to its
+    power; `samples` blocks of text with `tokens` that were to be predicted."""
+
+    split: str
+    samples: int
+    loss: float
+    perplexity: float
+    tokens: int
+
+
+Answer = Callable[[np.ndarray, np.ndarray], np.ndarray]  # inputs and targets of a batch -> what is measured of them
 
 
 def measure(
-    classifier: Classifier, pictures: Pictures, rows: np.ndarray, split: str, console: Console | None = None
+    classifier: Classifier, samples: Samples, rows: np.ndarray, split: str, console: Console | None = None
 ) -> Evaluation:
     """Run the classifier over `rows` of a data set and count."""
-    scores, truth = scores_of(classifier, pictures, rows, console)
-    return _evaluation(classifier.labels, scores, truth, rows, pictures, split)
+    scores, truth = answers_of(lambda inputs, _: classifier.scores(inputs), samples, rows, console)
+    return counted(classifier, scores, truth, samples, rows, split)
 
 
-def scores_of(
-    classifier: Classifier, pictures: Samples, rows: np.ndarray, console: Console | None = None
+def counted(
+    classifier: Classifier, scores: np.ndarray, truth: np.ndarray, samples: Samples, rows: np.ndarray, split: str
+) -> Evaluation:
+    """The same of what it answered: `scores` (N, classes) and true classes (N,) of `rows`."""
+    found = _evaluation(classifier.labels, scores, truth, rows, samples, split)
+    return replace(found, measures=tasks.trained(classifier.task).measures(scores, truth))
+
+
+def measure_language(
+    answer: Answer, samples: Samples, rows: np.ndarray, split: str, console: Console | None = None
+) -> LanguageEvaluation:
+    """Run a language model over blocks of text; `answer` gives (N, 2): nats and tokens of each."""
+    found, _ = answers_of(answer, samples, rows, console)
+    nats, tokens = found.astype(np.float64).sum(axis=0)
+    loss = float(nats / max(tokens, 1))
+    return LanguageEvaluation(split, len(rows), loss, float(np.exp(min(loss, 700))), int(tokens))
+
+
+def answers_of(
+    answer: Answer, samples: Samples, rows: np.ndarray, console: Console | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (N, classes) and true classes (N,) of `rows`, in their order."""
+    """Answers (N, ...) to `rows` in their order, and their true classes (N,); no classes where targets are none."""
     console = console or Console()
     # Made once: small results kept between large temporaries would pin the heap open, 8 MB a batch.
-    scores = np.empty((len(rows), len(classifier.labels)), dtype=np.float32)
-    truth = np.empty(len(rows), dtype=np.int64)
+    found, truth = np.empty(0), np.empty(len(rows), dtype=np.int64)
     done = 0
     with console.progress(say("evaluate.running"), len(rows)) as advance:
-        for images, labels in ordered_batches(pictures, rows, BATCH, worker_count(pictures)):
-            end = done + len(labels)
-            scores[done:end], truth[done:end] = classifier.scores(images.numpy()), labels.numpy()
-            advance(len(labels))
+        for inputs, targets in ordered_batches(samples, rows, min(BATCH, getattr(samples, "measured", BATCH))):
+            answers = answer(inputs.numpy(), targets.numpy())
+            if not done:
+                found = np.empty((len(rows), *answers.shape[1:]), dtype=np.float32)
+            end = done + len(answers)
+            found[done:end] = answers
+            if targets.dim() == 1:
+                truth[done:end] = targets.numpy()
+            advance(len(answers))
             done = end
-    return scores, truth
-
-
-def cross_entropy(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Mean cross entropy of probabilities (N, classes)."""
-    return float(-np.log(np.maximum(scores[np.arange(len(truth)), truth].astype(np.float64), 1e-12)).mean())
+    return found, truth
 
 
 def _evaluation(
-    labels: tuple[str, ...], scores: np.ndarray, truth: np.ndarray, rows: np.ndarray, pictures: Pictures, split: str
+    labels: tuple[str, ...], scores: np.ndarray, truth: np.ndarray, rows: np.ndarray, samples: Samples, split: str
 ) -> Evaluation:
     import torch
     from torchmetrics.functional.classification import (
@@ -115,16 +151,27 @@ def _evaluation(
             ClassScore(label, int(counts[n]), precision[n], recall[n], f1[n]) for n, label in enumerate(labels)
         ),
         confusion=tuple(tuple(row) for row in confusion),
-        mistakes=tuple(_mistakes(labels, scores, truth, rows, pictures)),
+        mistakes=tuple(_mistakes(labels, scores, truth, rows, samples)),
     )
 
 
-def _mistakes(labels: Any, scores: np.ndarray, truth: np.ndarray, rows: np.ndarray, pictures: Pictures) -> Any:
+def _mistakes(labels: Any, scores: np.ndarray, truth: np.ndarray, rows: np.ndarray, samples: Samples) -> Any:
     called = scores.argmax(axis=1)
     given = scores[np.arange(len(truth)), truth]
     for n in sorted(np.flatnonzero(called != truth), key=lambda each: given[each])[:MISTAKES]:
         row, score = int(rows[n]), float(scores[n, called[n]])
-        yield Mistake(row, pictures.manifest.name(row), labels[truth[n]], labels[called[n]], score)
+        yield Mistake(row, samples.name(row), labels[truth[n]], labels[called[n]], score)
+
+
+def measure_name(name: str) -> str:
+    """What a person calls a measure."""
+    key = f"measure.{name}"
+    return say(key) if key in catalogue() else name
+
+
+def measure_text(name: str, value: float) -> str:
+    """Its value for a person."""
+    return f"{value:.2%}" if name == "accuracy" else f"{value:.4g}"
 
 
 def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:

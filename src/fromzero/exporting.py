@@ -19,17 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from fromzero import formats
-from fromzero.data.load import Pictures
+from fromzero import formats, tasks
 from fromzero.errors import FromzeroError, ParityError, RunError, UnknownName
 from fromzero.files import disk_error, write_json
 from fromzero.language import say
 from fromzero.predicting import open_classifier
-from fromzero.preparing import prepare
 from fromzero.records import to_json
 from fromzero.runs import Run
 from fromzero.runtimes import Classifier
 from fromzero.runtimes.torch_runtime import open_model
+from fromzero.training import data_of
 
 AGREEMENT = 0.999  # share of pictures with the same first class
 DIFFERENCE = 1e-3  # of a probability; fp32 kernels differ by about 1e-6
@@ -137,9 +136,8 @@ def _versions(*packages: str) -> dict[str, str]:
 
 def _pictures(run: Run) -> np.ndarray:
     """Real pictures the model did not learn from, through its own preprocessing."""
-    manifest = prepare(run.record()["data"])
-    rows = manifest.rows("test")
-    rows = rows if len(rows) else manifest.rows("val")
+    samples = tasks.trained(run.plan().workload.task).samples(data_of(run), run.preprocessing())
+    rows = samples.rows("test")
+    rows = rows if len(rows) else samples.rows("val")
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), PARITY_PICTURES)).astype(int)]
-    pictures = Pictures(manifest, run.preprocessing())
-    return np.stack([pictures[(int(row), 0)][0] for row in rows])
+    return samples.batch([(int(row), 0) for row in rows])[0]

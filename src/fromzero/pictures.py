@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from fromzero.terminal import bytes_text
 
 if TYPE_CHECKING:  # drawing needs no PyTorch
     from fromzero.machine.ledger import Entry
+    from fromzero.metrics import Bin
     from fromzero.planner.breakdown import Course
     from fromzero.records import Candidate, Choice
 
@@ -28,21 +29,80 @@ LONGEST_LABEL = 28  # letters; longer names would leave no room for the squares
 INK, ACCENT, SECOND = "#22313f", "#1f6f8b", "#d1495b"
 
 
-def curves(history: Sequence[dict[str, float]]) -> bytes:
-    """Loss and accuracy over the epochs."""
-    figure, (left, right) = _subplots(2, (9, 3.2))
-    epochs = [row["epoch"] for row in history]
-    left.plot(epochs, [row["train_loss"] for row in history], "o-", color=ACCENT, label=say("report.training"))
-    left.plot(epochs, [row["val_loss"] for row in history], "o-", color=SECOND, label=say("report.validation"))
-    left.set_title(say("report.loss"))
-    left.legend(frameon=False)
-    right.plot(epochs, [row["val_accuracy"] * 100 for row in history], "o-", color=SECOND)
-    right.set_title(say("report.val_accuracy"))
-    for axes in (left, right):
-        axes.set_xlabel(say("report.epoch"))
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+Line = tuple[Sequence[float], Sequence[float]]  # places and values
+PANEL = (5.4, 3.0)  # inches: wide enough for a column of a page, and for a telephone's screen
+
+
+MARKED = 40  # points that are drawn as such
+
+
+def lines(title: str, axis: str, series: Mapping[str, Line]) -> bytes:
+    """Lines of one panel by their names; a single one needs no legend."""
+    figure, (axes,) = _subplots(1, PANEL)
+    colours = (SECOND, ACCENT) if len(series) == 1 else (ACCENT, SECOND)
+    for (name, (places, values)), colour in zip(series.items(), colours, strict=False):
+        form = "o-" if len(places) <= MARKED else "-"
+        axes.plot(places, values, form, markersize=4, linewidth=1.4, color=colour, label=name)
+    axes.set_title(title[0].upper() + title[1:])
+    axes.set_xlabel(axis)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    if len(series) > 1:
+        axes.legend(frameon=False)
+    return _plain(figure, axes)
+
+
+def roc(truth: np.ndarray, scores: np.ndarray) -> bytes:
+    """Of the positive class: `truth` (N,) bool, `scores` (N,) its probabilities."""
+    from sklearn.metrics import roc_curve
+
+    false_alarms, found, _ = roc_curve(truth, scores)
+    figure, (axes,) = _subplots(1, PANEL)
+    axes.plot([0, 1], [0, 1], "--", linewidth=0.8, color=INK)
+    axes.plot(false_alarms, found, color=ACCENT)
+    axes.set_title(say("report.roc"))
+    axes.set_xlabel(say("report.false_alarms"))
+    axes.set_ylabel(say("report.recall"))
+    return _plain(figure, axes)
+
+
+def precision_recall(truth: np.ndarray, scores: np.ndarray) -> bytes:
+    """The same of precision over recall; the dashed line is a coin."""
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    figure, (axes,) = _subplots(1, PANEL)
+    axes.axhline(float(truth.mean()), linestyle="--", linewidth=0.8, color=INK)
+    axes.step(recall, precision, where="post", color=ACCENT)
+    axes.set_ylim(0, 1.03)
+    axes.set_title(say("report.precision_recall"))
+    axes.set_xlabel(say("report.recall"))
+    axes.set_ylabel(say("report.precision"))
+    return _plain(figure, axes)
+
+
+def reliability(bins: Sequence[Bin]) -> bytes:
+    """How often the model was right against how sure it was; on the line it is as sure as it should be. The area of a
+    circle is the number of samples."""
+    figure, (axes,) = _subplots(1, PANEL)
+    axes.plot([0, 1], [0, 1], "--", linewidth=0.8, color=INK)
+    most = max(each.samples for each in bins)
+    axes.plot([each.confidence for each in bins], [each.accuracy for each in bins], color=ACCENT, linewidth=1)
+    axes.scatter(
+        [each.confidence for each in bins],
+        [each.accuracy for each in bins],
+        s=[12 + 200 * each.samples / most for each in bins],
+        color=ACCENT,
+        alpha=0.7,
+    )
+    axes.set_title(say("report.reliability"))
+    axes.set_xlabel(say("report.confidence"))
+    axes.set_ylabel(say("report.right"))
+    return _plain(figure, axes)
+
+
+def _plain(figure: Any, axes: Any) -> bytes:
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
     return _png(figure)
 
 

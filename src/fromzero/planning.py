@@ -12,9 +12,11 @@ import platform
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fromzero.cautions import cautions
 from fromzero.errors import UnknownName, UsageError
 from fromzero.facts.cards import find_card
 from fromzero.language import say
+from fromzero.launching import check_shape
 from fromzero.machine.ledger import correction, entries
 from fromzero.machine.measured import load_bench
 from fromzero.machine.process import settled_bytes
@@ -23,9 +25,19 @@ from fromzero.planner.breakdown import Course, by_module, course, peak
 from fromzero.planner.kernels import Setting
 from fromzero.planner.loading import bounded, loader, workers_for
 from fromzero.planner.memory import memory, verdict
-from fromzero.planner.parallel import ddp, fsdp, offload_optimizer, waiting
+from fromzero.planner.parallel import ddp, fsdp, offload_optimizer, pipeline, waiting
 from fromzero.planner.search import LADDER, largest_batch
-from fromzero.planner.timing import Length, as_measured, doubts, energy, takes_tf32, timing, watts, with_waiting
+from fromzero.planner.timing import (
+    NETWORK,
+    Length,
+    as_measured,
+    doubts,
+    energy,
+    takes_tf32,
+    timing,
+    watts,
+    with_waiting,
+)
 from fromzero.planner.trace import Trace
 from fromzero.records import Advice, Card, Memory, Plan, Recipe, Stack, Time, Verdict, Workload
 from fromzero.step import DEFAULT_LR, REFERENCE_BATCH, scaled_lr
@@ -46,6 +58,10 @@ def plan(
     imgsz: int | None = None,
     seq: int = 512,
     channels: int = 3,
+    features: int = 32,
+    vocabulary: int = 0,
+    categories: tuple[int, ...] = (),
+    window: int = 0,
     classes: int = 1000,
     samples: int = 0,
     purpose: str = "train",
@@ -54,20 +70,25 @@ def plan(
     tariff: float | None = None,
     currency: str = "",
     cores: int | None = None,
+    network: float = NETWORK / 1e9,
     **recipe: Any,
 ) -> Plan:
     """What `model` needs on `card` (None: the device at hand, "cpu": this machine's CPU).
 
     `imgsz` (None: 224, or the model's own size where it must be another) and `channels` shape pictures, `seq` is the
-    length of a text in tokens. `batch` is a number, "auto" for the largest that fits, or None for the usual one made
-    smaller until it fits. `torch` is the release it will run on (default: the one here), `tariff` the price of a kWh
-    in `currency`. `cores` are the CPU cores that will load pictures (None: loading keeps up). The other words are the
-    fields of `Recipe`. Raises UnknownName with near matches for a model, card or
-    word that does not exist."""
+    length of a text in tokens and `vocabulary` how many there are (0: as many as the model knows); `features` and
+    `categories` shape tables: how many numbers, and how many words each column of words has; `window` is how many of
+    an entity's rows a recurrent model reads (0: a row by itself). `batch` is a number,
+    "auto" for the largest that fits, or None for the usual one made smaller until it fits. `torch` is the release it
+    will run on (default: the one here), `tariff` the price of a kWh in `currency`. `cores` are the CPU cores that will
+    load pictures (None: loading keeps up), `network` is what each of several machines can send, in Gbit/s. The other
+    words are the fields of `Recipe`. Raises UnknownName with near matches for a model, card or word that does not
+    exist."""
     for name, value in (
         ("imgsz", 1 if imgsz is None else imgsz),
         ("seq", seq),
         ("channels", channels),
+        ("features", features or len(categories)),  # a table may be all words
         ("classes", classes),
         ("steps", steps),
         ("cores", 1 if cores is None else cores),
@@ -77,35 +98,41 @@ def plan(
     if purpose not in ("train", "infer"):
         raise UnknownName("purpose", purpose, ("train", "infer"))
     task = task_of(model)
-    imgsz = imgsz or usual_size(model)
     workload = Workload(
         task=task,
         model=model,
-        input_shape=(channels, imgsz, imgsz) if task in ("image", "custom") else (seq,),
+        input_shape=_input_shape(task, model, imgsz, channels, seq, features, window),
         classes=classes,
         samples=samples,
         purpose=purpose,
+        vocabulary=vocabulary if task in ("text", "lm") else 0,
+        categories=tuple(categories) if task == "table" else (),
     )
     device = _card(card)
     made = _recipe(recipe)
+    check_shape(made.cards, made.nodes)
+    if network <= 0:
+        raise UsageError("not_positive", name="network", value=network)
     stack = Stack(torch=torch or _torch_version(), os=platform.system().lower())
     judge = _Judge(workload, made, device, steps, stack)
-    chosen, largest = _batch(batch, judge, samples // made.accumulate if samples else LADDER[-1])
-    if samples and chosen * made.accumulate > samples:
-        raise UsageError("batch_too_large", batch=chosen, accumulate=made.accumulate, samples=samples)
+    chosen, largest = _batch(batch, judge, samples // (made.accumulate * made.replicas) if samples else LADDER[-1])
+    if samples and chosen * made.accumulate * made.replicas > samples:
+        times = made.accumulate * made.replicas
+        raise UsageError("batch_too_large", batch=chosen, accumulate=times, samples=samples)
     judged = judge.at(chosen)
     made = dataclasses.replace(made, batch=chosen, lr=_lr(made, chosen) if made.lr is None else made.lr)
     whole = judge.whole(chosen)
     length = Length(
         samples=samples,
         epochs=made.epochs if purpose == "train" else 1,
-        batch=chosen * made.accumulate * made.cards,
+        batch=chosen * made.accumulate * made.replicas,
     )
     setting = Setting(device, torch, takes_tf32(made.precision, torch))
     traced = timing(whole, setting, length)
     # torch.compile is not traced: what is known of it is that it saves, not how much
     traced = dataclasses.replace(traced, low=traced.low * COMPILED_TIME) if made.compile else traced
-    time = _corrected(_of_recipe(traced, made, whole, device, length), correction(entries(device.title)))
+    together = _of_recipe(traced, made, whole, device, length, network * 1e9)
+    time = _corrected(together, correction(entries(device.title)))
     unloaded, time = time, _loaded(time, workload, length, device, cores)
     draw = with_waiting(watts(traced, setting, whole), device, unloaded.step / time.step if time.step else 1.0)
     return Plan(
@@ -121,6 +148,7 @@ def plan(
         advice=(
             *_advice(made, device, judge, judged, recipe.get("lr"), doubts(whole, setting)),
             *_about_loading(workload, device, unloaded, cores),
+            *_about_network(made, network),
         ),
     )
 
@@ -148,6 +176,17 @@ def summary(made: Plan) -> str:
 
 
 # --- the words of plan() --------------------------------------------------------------------------------------------
+
+
+def _input_shape(
+    task: str, model: str, imgsz: int | None, channels: int, seq: int, features: int, window: int
+) -> tuple[int, ...]:
+    if task in ("image", "custom"):
+        side = imgsz or usual_size(model)
+        return channels, side, side
+    if task == "table":
+        return (features, window) if window else (features,)
+    return (seq,)
 
 
 def _card(card: str | Card | None) -> Card:
@@ -197,7 +236,7 @@ def _batch(batch: int | str | None, judge: _Judge, limit: int) -> tuple[int, int
 
 
 def _lr(recipe: Recipe, batch: int) -> float:
-    return scaled_lr(recipe.optimizer, batch * recipe.accumulate * recipe.cards) * (
+    return scaled_lr(recipe.optimizer, batch * recipe.accumulate * recipe.replicas) * (
         PRETRAINED_LR_SHARE if recipe.pretrained else 1
     )
 
@@ -242,13 +281,18 @@ class _Judge:
         return trace_at(self.workload, self.recipe, self.card, self.steps, batch)
 
 
-def _of_recipe(time: Time, recipe: Recipe, whole: Trace, card: Card, length: Length) -> Time:
+def _of_recipe(time: Time, recipe: Recipe, whole: Trace, card: Card, length: Length, network: float) -> Time:
     """What the trace does not show: further micro-batches, and waiting for other cards or the host."""
+    cards, staged = recipe.cards, recipe.cards > 1 and recipe.parallel == "pipeline"
     times = max(1.0, recipe.accumulate / 2)  # two micro-batches are traced
     parts = {n: s * (times if n in ("forward", "backward", "host") else 1.0) for n, s in time.parts.items()}
-    wait = waiting(whole, card, time, cards=recipe.cards, how=recipe.parallel, offload=recipe.offload == "optimizer")
+    between = network if recipe.nodes > 1 else None
+    offload = recipe.offload == "optimizer"
+    wait = waiting(whole, card, time, cards=cards, how=recipe.parallel, offload=offload, network=between)
     if times == 1.0 and wait == 0.0:
         return time
+    if staged:  # each card does its part of the layers, and waits once for each batch
+        parts, wait = {name: seconds / cards for name, seconds in parts.items()}, wait * times
     step = max(sum(s for name, s in parts.items() if name != "host"), parts["host"]) + wait
     per_epoch = step * length.samples / length.batch
     return dataclasses.replace(
@@ -309,6 +353,11 @@ def divided(whole: Trace, recipe: Recipe) -> Trace:
         return whole
     if recipe.parallel == "ddp":
         return ddp(whole)
+    if recipe.parallel == "pipeline":
+        try:
+            return pipeline(whole, recipe.cards)
+        except ValueError as error:
+            raise UsageError("too_few_blocks", blocks=error, cards=recipe.cards) from error
     return fsdp(whole, recipe.cards, reshard=recipe.parallel == "fsdp")
 
 
@@ -327,11 +376,7 @@ def _advice(
             yield Advice(code="smaller_batch", text=text, saves=saves)
         elif not fits:
             yield Advice(code="no_batch_fits", text=say("advice.no_batch_fits", card=card.title))
-    half = recipe.precision in ("amp-fp16", "fp16")
-    if half and not card.is_cpu and "fp16" not in card.rates:
-        yield Advice(code="half_not_faster", text=say("advice.half_not_faster", card=card.title))
-    if recipe.precision in ("amp-bf16", "bf16") and not card.is_cpu and "bf16" not in card.rates:
-        yield Advice(code="bf16_emulated", text=say("advice.bf16_emulated", card=card.title))
+    yield from cautions(recipe, card)
     if recipe.compile:
         yield Advice(code="compiled", text=say("advice.compiled"))
     if recipe.cards > 1:
@@ -355,10 +400,15 @@ def _about_loading(workload: Workload, card: Card, unloaded: Time, cores: int | 
         yield Advice(code="workers", text=say("advice.workers", workers=workers, **told))
 
 
+def _about_network(recipe: Recipe, network: float) -> Iterable[Advice]:
+    if recipe.nodes > 1:
+        yield Advice(code="network", text=say("advice.network", network=f"{network:g}"))
+
+
 def _why_this_lr(recipe: Recipe) -> str:
     """The learning rate and the rule it follows from."""
     assert recipe.batch is not None and recipe.lr is not None
-    effective = recipe.batch * recipe.accumulate * recipe.cards
+    effective = recipe.batch * recipe.accumulate * recipe.replicas
     rule = say("advice.lr_linear" if recipe.optimizer.startswith("sgd") else "advice.lr_root")
     start = DEFAULT_LR[recipe.optimizer]
     return say(

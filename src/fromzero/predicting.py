@@ -7,11 +7,12 @@ import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from fromzero import runtimes
-from fromzero.data.images import prepared
+from fromzero.data.inputs import prepared
 from fromzero.errors import RunError, UsageError
 from fromzero.records import Prediction
 from fromzero.runtimes import Classifier
@@ -23,9 +24,9 @@ def predict(path: Path | str, images: Sequence[Path | str], top: int = 5) -> lis
     return [classify(classifier, Path(each), top) for each in images]
 
 
-def classify(classifier: Classifier, image: Path | bytes, top: int = 5) -> list[Prediction]:
-    """The `top` classes of one picture."""
-    scores = classifier.scores(prepared(image, classifier.preprocessing)[None])[0]
+def classify(classifier: Classifier, given: Any, top: int = 5) -> list[Prediction]:
+    """The `top` classes of one sample: a picture's file or content, a text, a row of a table by its columns."""
+    scores = classifier.scores(prepared(given, classifier.preprocessing)[None])[0]
     return ranked(classifier.labels, scores, top)
 
 

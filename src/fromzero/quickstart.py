@@ -30,9 +30,10 @@ from fromzero.exporting import Artifact
 from fromzero.language import say
 from fromzero.machine.process import free_port
 from fromzero.predicting import classify, open_classifier
-from fromzero.preparing import prepare, preprocessing_for
+from fromzero.preparing import prepare
 from fromzero.records import Plan
 from fromzero.runs import Run
+from fromzero.tasks import image
 from fromzero.terminal import Console, seconds_text
 from fromzero.training import train
 
@@ -97,6 +98,7 @@ def quickstart(
 
     _stage(5, "evaluate", console)
     evaluation = report.evaluate(run.path, console=console)
+    assert isinstance(evaluation, Evaluation)
     console.line(report.summary(evaluation, run.path))
 
     _stage(6, "export", console)
@@ -175,9 +177,9 @@ def _wait_for(url: str, server: subprocess.Popen[str]) -> None:
 
 def _plans(manifest: Manifest, words: dict[str, Any]) -> Any:
     """The same workload on the device at hand and on three cards, each with the largest batch it could take."""
-    how = preprocessing_for(manifest, words["model"], words.get("imgsz"), pretrained=bool(words.get("pretrained")))
+    how = image.preprocessing(manifest, words["model"], words)
     recipe = {name: value for name, value in words.items() if name not in ("model", "imgsz", "batch")}
-    shape: dict[str, Any] = {"imgsz": how.size, "channels": how.channels, "classes": len(manifest.classes)}
+    shape: dict[str, Any] = {**image.shape(how), "classes": len(manifest.classes)}
     samples = len(manifest.rows("train"))
     for card in (None, *CARDS):
         yield planning.plan(words["model"], card=card, batch="auto", samples=samples, **shape, **recipe)

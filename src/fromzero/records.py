@@ -14,7 +14,11 @@ from typing import Any, Literal
 
 PRECISIONS = ("fp32", "tf32", "amp-fp16", "amp-bf16", "fp16", "bf16")
 OPTIMIZERS = ("sgd", "sgd-momentum", "adam", "adamw", "adagrad", "rmsprop", "adafactor", "adamw8bit")
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "constant", "linear", "one-cycle", "step", "plateau")
+INITS = ("default", "gaussian", "uniform", "xavier", "he", "orthogonal")
+HEADS = ("linear", "mlp")
+CLASS_WEIGHTS = ("none", "balanced", "effective")
+SAMPLINGS = ("natural", "balanced", "sqrt")
 ATTENTIONS = ("auto", "math", "efficient", "flash")
 ZERO_GRADS = ("start", "before-backward", "after-step")
 AUGMENTATIONS = ("auto", "none", "shift-flip", "rotate", "crop-flip", "colour", "randaugment", "erase")
@@ -22,7 +26,7 @@ MIXES = ("none", "mixup", "cutmix")
 POLICIES = (*AUGMENTATIONS[1:], *MIXES[1:])  # what can be drawn of both
 SPLITTINGS = ("stratified", "random", "grouped", "time", "kfold")
 MEMORY_FORMATS = ("contiguous", "channels-last")
-PARALLEL = ("ddp", "fsdp", "fsdp-grad-op")
+PARALLEL = ("ddp", "fsdp", "fsdp-grad-op", "pipeline")
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
 
@@ -81,7 +85,9 @@ class Stack:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What is computed. `input_shape` is one sample without the batch, channels first."""
+    """What is computed. `input_shape` is one sample without the batch, channels first: (channels, height, width) of
+    pictures, (length,) of texts, (numbers,) of tables. `vocabulary` is how many tokens there are (0: the model's own),
+    `categories` how many words each of a table's columns of words has."""
 
     task: str
     model: str
@@ -89,6 +95,8 @@ class Workload:
     classes: int
     samples: int = 0
     purpose: str = "train"
+    vocabulary: int = 0
+    categories: tuple[int, ...] = ()
 
 
 def _flag(
@@ -119,16 +127,21 @@ class Recipe:
     memory_format: str = _flag("contiguous", MEMORY_FORMATS)
     fused: bool = _flag(False)
     checkpointing: str = _flag("none")
-    freeze: str = _flag("none", ("none", "backbone"))
-    lora_rank: int = _flag(0, limits=(0, inf), planned_only=True)
-    lora_targets: str = _flag("all-linear", planned_only=True)
-    dora: bool = _flag(False, planned_only=True)
-    base_quantisation: str = _flag("none", ("none", "nf4"), planned_only=True)
-    ema: float = _flag(0.0, limits=(0, 1), planned_only=True)
-    offload: str = _flag("none", ("none", "optimizer"), planned_only=True)
+    init: str = _flag("default", INITS)
+    blocks: str = _flag("all")
+    head: str = _flag("linear", HEADS)
+    dropout: float | None = _flag(None, unit=float, limits=(0, 1))
+    freeze: str = _flag("none")
+    lora_rank: int = _flag(0, limits=(0, inf))
+    lora_targets: str = _flag("all-linear")
+    dora: bool = _flag(False)
+    base_quantisation: str = _flag("none", ("none", "nf4"))
+    ema: float = _flag(0.0, limits=(0, 1))
+    offload: str = _flag("none", ("none", "optimizer"))
     compile: bool = _flag(False, planned_only=True)
-    cards: int = _flag(1, limits=(1, inf), planned_only=True)
-    parallel: str = _flag("ddp", PARALLEL, planned_only=True)
+    cards: int = _flag(1, limits=(1, inf))
+    nodes: int = _flag(1, limits=(1, inf))
+    parallel: str = _flag("ddp", PARALLEL)
     pretrained: str | None = _flag(None, unit=str)
     attention: str = _flag("auto", ATTENTIONS)
     zero_grad: str = _flag("after-step", ZERO_GRADS)
@@ -137,13 +150,22 @@ class Recipe:
     schedule: str = _flag("cosine", SCHEDULES)
     warmup: float = _flag(0.1, limits=(0, 1))
     lr: float | None = _flag(None, unit=float, limits=(0, inf))
+    layer_decay: float = _flag(1.0, limits=(0, 1))
     weight_decay: float = _flag(0.05, limits=(0, inf))
+    l1: float = _flag(0.0, limits=(0, inf))
     clip: float = _flag(1.0, limits=(0, inf))
     label_smoothing: float = _flag(0.0, limits=(0, 1))
+    class_weights: str = _flag("none", CLASS_WEIGHTS)
+    sampling: str = _flag("natural", SAMPLINGS)
     augmentation: str = _flag("auto", AUGMENTATIONS)
     mix: str = _flag("none", MIXES)
     patience: int = _flag(10, limits=(1, inf))
     seed: int = _flag(0, limits=(0, inf))
+
+    @property
+    def replicas(self) -> int:
+        """Cards that see different samples: an optimizer step is of batch x accumulate x replicas."""
+        return 1 if self.parallel == "pipeline" else self.cards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +299,37 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """How a text becomes the network's input: the ids of its first `length` tokens, filled up with `padding`.
+    `tokenizer` is the JSON of the `tokenizers` library, and stands in a file of its own beside the record. A language
+    model writes `end` behind a text (-1: nothing), and was taught dialogues in the form of `template`: "" none,
+    "plain" the project's own (`data.texts`), else the Jinja template that came with the tokenizer."""
+
+    length: int
+    vocabulary: int
+    padding: int
+    tokenizer: str = field(metadata={"file": "tokenizer.json"})
+    end: int = -1
+    template: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """How a row of a table becomes the network's input, float32 (numbers + words,): each column of `numbers` as
+    (value - mean) / std, 0 where it is missing, followed by 1 where it is missing and 0 elsewhere for those in
+    `flagged`; then each column of `words` as its word's place in the list, counted from 1; 0 is a word not seen in
+    training, or none. With a `window` the input is (window, ...): the last rows of the same `group` up to this one in
+    `time`, the oldest first, each with a 1 behind its numbers, and zeros after them."""
+
+    numbers: tuple[tuple[str, float, float], ...]  # (name, mean, std)
+    flagged: tuple[str, ...]
+    words: tuple[tuple[str, tuple[str, ...]], ...]  # (name, words)
+    window: int = 0
+    group: str = ""
+    time: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """One class and its probability."""
 
@@ -300,7 +353,11 @@ def to_json(record: Any) -> Any:
 def from_json(kind: type, values: Mapping[str, Any]) -> Any:
     """A flat record of `kind` from its JSON; unknown keys are left out, lists become tuples."""
     names = {each.name for each in dataclasses.fields(kind)}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names})
+    return kind(**{name: _tuples(value) for name, value in values.items() if name in names})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
 def plan_from_json(values: Mapping[str, Any]) -> Plan:

@@ -1,6 +1,6 @@
 """A run is a folder: the plan it follows, what was measured, and the weights it reached.
 
-plan.json  run.json  metrics.csv  tensorboard/  checkpoints/{last,best}/  report.html  figures/
+plan.json  run.json  metrics.csv  steps.csv  tensorboard/  checkpoints/{last,best}/  report.html  figures/
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fromzero import preprocessing
 from fromzero.errors import RunError, UsageError
 from fromzero.files import disk_error, write_json
-from fromzero.records import Plan, Preprocessing, from_json, plan_from_json, to_json
+from fromzero.records import Plan, plan_from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Run:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.csv"
+
+    @property
+    def steps(self) -> Path:
+        return self.path / "steps.csv"
 
     @property
     def figures(self) -> Path:
@@ -64,8 +69,9 @@ class Run:
     def labels(self) -> tuple[str, ...]:
         return tuple(self.record()["classes"])
 
-    def preprocessing(self) -> Preprocessing:
-        return from_json(Preprocessing, self.record()["preprocessing"])
+    def preprocessing(self) -> Any:
+        """The record of how a sample becomes an input: `Preprocessing`, `Tokens` or `Columns`."""
+        return preprocessing.read(self.path, self.plan().workload.task, self.record()["preprocessing"])
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path / name
@@ -79,9 +85,9 @@ class Run:
             raise RunError("run_damaged", path=path, reason=error) from error
 
 
-def create(path: Path | None, name: str, plan: Plan, **record: Any) -> Run:
+def create(path: Path | None, name: str, plan: Plan, how: Any, **record: Any) -> Run:
     """A new run in `path`, or in the next free `runs/<name>-<number>`. An existing run is never written over."""
-    path = path or _next_free(name)
+    path = path or next_free(name)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError("run_exists", path=path)
     run = Run(path)
@@ -90,11 +96,12 @@ def create(path: Path | None, name: str, plan: Plan, **record: Any) -> Run:
     except OSError as error:
         raise disk_error(path, error) from error
     write_json(path / "plan.json", to_json(plan))
-    run.note(status="started", **record)
+    run.note(status="started", preprocessing=preprocessing.write(path, how), **record)
     return run
 
 
-def _next_free(name: str) -> Path:
+def next_free(name: str) -> Path:
+    """`runs/<name>-<number>` with the first number that is not taken."""
     number = 1
     while (path := Path("runs") / f"{name}-{number}").exists():
         number += 1

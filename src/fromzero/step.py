@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from fromzero.errors import UsageError
+from fromzero.models.layers import depths
+from fromzero.models.nf4 import bitsandbytes
 from fromzero.planner.standins import AdamW8bit
 from fromzero.records import Recipe
 
@@ -48,6 +50,8 @@ def training_step(
     if recipe.clip:
         engine.clip_grad_norm_([each for each in model.parameters() if each.requires_grad], recipe.clip)
     optimizer.step()
+    if recipe.l1:
+        _shrink(model, optimizer, recipe.l1)
     if recipe.zero_grad == "after-step":
         optimizer.zero_grad(set_to_none=True)
     assert total is not None
@@ -62,17 +66,15 @@ def inference_step(engine: Any, model: torch.nn.Module, inputs: Tensor) -> Tenso
 
 def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer over what is trainable. Vectors (norms, biases) get no weight decay. The multi-tensor
-    implementation is asked for (or the fused one), so that the planner and the card take the same path."""
-    trainable = [each for each in model.parameters() if each.requires_grad]
+    implementation is asked for (or the fused one), so that the planner and the card take the same path.
+
+    With `layer_decay` each depth is a group of its own, whose "lr_scale" is layer_decay^(depths below the head): who
+    sets a group's rate multiplies it by that."""
     path: dict[str, Any] = {"fused": True} if recipe.fused else {"foreach": True}
     if recipe.fused and recipe.optimizer not in FUSED:
         raise UsageError("no_fused_optimizer", optimizer=recipe.optimizer, known=", ".join(FUSED))
-    groups: list[dict[str, Any]] = [
-        {"params": [each for each in trainable if each.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [each for each in trainable if each.dim() <= 1], "weight_decay": 0.0},
-    ]
-    groups = [each for each in groups if each["params"]]
     lr = recipe.lr or DEFAULT_LR[recipe.optimizer]
+    groups = _groups(model, recipe, lr)
     make: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "sgd": lambda: torch.optim.SGD(groups, lr, **path),
         "sgd-momentum": lambda: torch.optim.SGD(groups, lr, momentum=0.9, **path),
@@ -82,9 +84,60 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimi
         "rmsprop": lambda: torch.optim.RMSprop(groups, lr, foreach=True),
         # PyTorch's own default, since people take Adafactor to save memory
         "adafactor": lambda: torch.optim.Adafactor(groups, lr, foreach=False),
-        "adamw8bit": lambda: AdamW8bit(groups, lr),
+        "adamw8bit": lambda: _adamw8bit(groups, lr),
     }
     return make[recipe.optimizer]()
+
+
+def _groups(model: torch.nn.Module, recipe: Recipe, lr: float) -> list[dict[str, Any]]:
+    """Parameters by weight decay, and by depth where the rate depends on it."""
+    found: dict[tuple[int, bool], list[Tensor]] = {}
+    deep, head = depths(model) if recipe.layer_decay != 1 else ({}, 0)
+    for name, each in model.named_parameters():
+        if each.requires_grad:
+            found.setdefault((head - deep.get(name, head), each.dim() > 1), []).append(each)
+    groups = []
+    for below, decays in sorted(found, key=lambda kind: (kind[0], not kind[1])):
+        group: dict[str, Any] = {"params": found[below, decays], "weight_decay": recipe.weight_decay if decays else 0.0}
+        if recipe.layer_decay != 1:
+            scale = recipe.layer_decay**below
+            group |= {"lr": lr * scale, "lr_scale": scale}
+        groups.append(group)
+    return groups
+
+
+def _adamw8bit(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+    """bitsandbytes' optimizer, on cards and CPUs alike; for tensors without numbers, what it holds."""
+    if groups[0]["params"][0].is_meta:
+        return AdamW8bit(groups, lr)
+
+    class Plain(bitsandbytes().optim.AdamW8bit):  # type: ignore[misc]
+        """With a state like that of PyTorch's own optimizers: tensors, and none inside another dict."""
+
+        def state_dict(self) -> dict[str, Any]:
+            found = torch.optim.Optimizer.state_dict(self)
+            flat = {n: {k: torch.as_tensor(v) for k, v in each.items()} for n, each in found["state"].items()}
+            return {**found, "state": flat}
+
+        def load_state_dict(self, state_dict: dict[str, Any], move_to_device: bool = True) -> None:
+            counted = {
+                n: {k: int(v) if k == "step" else v for k, v in each.items()} for n, each in state_dict["state"].items()
+            }
+            super().load_state_dict({**state_dict, "state": counted}, move_to_device)
+
+    return Plain(groups, lr)
+
+
+@torch.no_grad()
+def _shrink(model: torch.nn.Module, optimizer: Any, l1: float) -> None:
+    """L1: move each weight of a matrix towards 0 by rate x l1, and not past it (the proximal step of ISTA, decoupled
+    from the gradient as AdamW's weight decay is): weights that nothing holds become exactly 0, which a penalty in the
+    loss never gives, and a loss scaler need not know."""
+    rates = {id(each): group["lr"] for group in getattr(optimizer, "param_groups", ()) for each in group["params"]}
+    for each in model.parameters():
+        if each.grad is not None and each.dim() > 1:
+            least = float(rates.get(id(each), 0.0)) * l1
+            each.sub_(each.clamp(-least, least))
 
 
 FUSED = ("sgd", "sgd-momentum", "adam", "adamw", "adagrad")  # those PyTorch has a fused kernel for
@@ -108,15 +161,3 @@ def scaled_lr(optimizer: str, batch: int) -> float:
     root for optimizers that scale each weight by its gradient (Malladi et al. 2022)."""
     ratio = batch / REFERENCE_BATCH
     return DEFAULT_LR[optimizer] * (ratio if optimizer.startswith("sgd") else math.sqrt(ratio))
-
-
-def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """The learning rate of optimizer step `step` of `steps`: a linear warm-up over the recipe's share of the run, then
-    constant or a cosine to zero. A pure function of the step: a resumed run needs no scheduler state."""
-    assert recipe.lr is not None
-    warmup = max(1, round(recipe.warmup * steps))
-    if step < warmup:
-        return recipe.lr * (step + 1) / warmup
-    if recipe.schedule == "constant":
-        return recipe.lr
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

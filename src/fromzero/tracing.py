@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from fromzero.errors import FromzeroError, UsageError
-from fromzero.models.build import build_on_meta
+from fromzero.models.build import built_on_meta
 from fromzero.planner.search import between
 from fromzero.planner.trace import MetaEngine, Trace, trace
 from fromzero.records import Card, Recipe, Workload
@@ -35,12 +35,15 @@ def step_of(workload: Workload, recipe: Recipe, batch: int) -> Callable[[MetaEng
     """The workload's step as the planner traces it: the very `training_step` that training runs, on `meta` tensors."""
 
     def build(engine: MetaEngine) -> Any:
-        from fromzero.models.adapt import adapt, blocks, quantise, train_mode
+        from fromzero.models.adapt import adapt, train_mode
+        from fromzero.models.adapters import quantise
+        from fromzero.models.averaging import averaged
+        from fromzero.models.layers import blocks
 
-        model = _meta_model(workload)
+        model = built_on_meta(workload)
         _check_length(model, workload)
-        units = [path for path, _ in blocks(model)]
         adapt(model, recipe)
+        units = [path for path, _ in blocks(model)]
         _set_precision(model, recipe)
         if recipe.base_quantisation != "none":
             quantise(model, recipe)
@@ -52,22 +55,22 @@ def step_of(workload: Workload, recipe: Recipe, batch: int) -> Callable[[MetaEng
         train_mode(model)
         plain = make_optimizer(model, recipe)
         optimizer = engine.prepare_optimizer(plain)
-        averaged = _averaged(model, recipe.ema) if recipe.ema else None
+        average = averaged(model, recipe.ema) if recipe.ema else None
         loss = _task(workload).loss_for(recipe)
         keep: list[Any] | None = [] if recipe.keep_outputs else None
 
         def run() -> None:
             batches = [_inputs(workload, recipe, batch) for _ in range(recipe.accumulate)]
             training_step(engine, model, loss, optimizer, batches, recipe, keep)
-            if averaged is not None:
-                averaged.update_parameters(model)
+            if average is not None:
+                average.update_parameters(model)
 
         def owned() -> Any:
             yield "weights", [*model.parameters(), *model.buffers()]
             yield "gradients", [each.grad for each in model.parameters() if each.grad is not None]
             yield "optimizer", _state_tensors(plain)
-            if averaged is not None:  # kept beside the weights, and moved by every step
-                yield "optimizer", [*averaged.parameters(), *averaged.buffers()]
+            if average is not None:  # kept beside the weights, and moved by every step
+                yield "optimizer", [*average.parameters(), *average.buffers()]
 
         return run, owned
 
@@ -77,9 +80,9 @@ def step_of(workload: Workload, recipe: Recipe, batch: int) -> Callable[[MetaEng
 @functools.lru_cache(maxsize=64)
 def block_count(workload: Workload) -> int:
     """How many repeated blocks a model has: what `checkpointing` counts."""
-    from fromzero.models.adapt import blocks
+    from fromzero.models.layers import blocks
 
-    return len(blocks(_meta_model(workload)))
+    return len(blocks(built_on_meta(workload)))
 
 
 # --- traces, kept ---------------------------------------------------------------------------------------------------
@@ -107,11 +110,16 @@ def _traced(workload: Workload, recipe: Recipe, capability: tuple[int, int] | No
     except Exception as error:  # a size the model cannot take fails in the model's own way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         shape = "x".join(map(str, workload.input_shape))
+        if recipe.blocks != "all":
+            raise UsageError("blocks_do_not_fit", model=workload.model, which=recipe.blocks, reason=reason) from error
         raise UsageError("step_failed", model=workload.model, shape=shape, reason=reason) from error
 
 
 # Fields that change what is done with a trace, not the trace.
-_NOT_TRACED = ("batch", "epochs", "schedule", "warmup", "lr", "augmentation", "mix", "patience", "seed", "pretrained")
+_NOT_TRACED = (
+    *("batch", "epochs", "schedule", "warmup", "lr", "augmentation", "mix", "patience", "seed", "pretrained"),
+    *("init", "class_weights", "sampling"),
+)
 _DIVIDING = ("offload", "cards", "parallel", "compile")
 
 
@@ -137,11 +145,6 @@ def _generation(card: Card) -> tuple[int, int] | None:
 
 
 # --- the step on meta tensors ---------------------------------------------------------------------------------------
-
-
-def _meta_model(workload: Workload) -> Any:
-    channels, height = (*workload.input_shape, 0)[:2]
-    return build_on_meta(workload.model, workload.classes, channels, height)
 
 
 def _check_length(model: Any, workload: Workload) -> None:
@@ -184,13 +187,6 @@ def _inputs(workload: Workload, recipe: Recipe, batch: int) -> Any:
 
 def _task(workload: Workload) -> ModuleType:
     return importlib.import_module(f"fromzero.tasks.{workload.task}")
-
-
-def _averaged(model: Any, decay: float) -> Any:
-    """The moving average of the weights that PyTorch's own class keeps: a second copy of them."""
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def _state_tensors(optimizer: Any) -> list[Any]:

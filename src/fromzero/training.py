@@ -1,7 +1,8 @@
 """The one training loop, read top to bottom.
 
-    train():  data -> preprocessing -> plan -> a run folder -> fit
+    train():  data -> how samples become inputs -> plan -> a run folder -> fit
     resume(): a run folder -> fit
+    fit():    epochs of steps, each measured on the validation part, saved, and told
 
 `fit` needs nothing but the run folder. Everything random or scheduled is a function of the seed and the step, so the
 state of a run is its tensors and a few counters: a run that was killed and resumed ends, on a CPU, with the same bits
@@ -10,119 +11,128 @@ as one that was not.
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import dataclasses
+import functools
 import hashlib
-import io
 import math
 import shlex
-import statistics as stats
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import accelerate
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch.utils.tensorboard import SummaryWriter
 
-from fromzero import checkpoint, runs
+from fromzero import checkpoint, ladder, launching, runs, tasks, trackers
+from fromzero import engine as engines
+from fromzero.cautions import cautions, check_bf16, safe_precision
 from fromzero.data import load
-from fromzero.data.augment import choose
-from fromzero.data.draft import shorter_side
-from fromzero.data.manifest import Manifest
+from fromzero.data.batches import Batch, Samples, training_batches
+from fromzero.data.manifest import Manifest, digest
+from fromzero.data.sampling import class_weights, drawn
 from fromzero.errors import FromzeroError, RunError, UsageError
-from fromzero.evaluation import cross_entropy, scores_of
-from fromzero.files import write_text
+from fromzero.evaluation import answers_of
+from fromzero.fitting import fit as fitting
 from fromzero.language import say
-from fromzero.machine import ledger
-from fromzero.machine.process import PeakMemory, process_bytes, usable_cores
-from fromzero.machine.watch import Recording, Sampler, own_memory
-from fromzero.models.adapt import adapt, train_mode
-from fromzero.models.build import build, task_of
-from fromzero.models.deploy import Deployed, Normalise
+from fromzero.machine.process import settled_bytes
+from fromzero.models.adapt import checkpoint_blocks, set_trainable, train_mode
+from fromzero.models.averaging import averaged
+from fromzero.models.build import task_of
+from fromzero.models.fresh import fresh
 from fromzero.models.frozen import features_of, frozen_head, weights_digest
+from fromzero.models.initialise import scales, sentences
 from fromzero.models.weights import load_pretrained
 from fromzero.planning import plan, summary
-from fromzero.preparing import digest, prepare, preprocessing_for
-from fromzero.records import PRECISIONS, Plan, Preprocessing, Recipe, to_json
+from fromzero.preparing import Fold, prepare
+from fromzero.records import PRECISIONS, Plan, Recipe, to_json
 from fromzero.runs import Run
-from fromzero.runtimes import Classifier
-from fromzero.runtimes.torch_runtime import HeadClassifier, TorchClassifier
-from fromzero.step import learning_rate, make_optimizer, training_step
-from fromzero.tasks import image
-from fromzero.terminal import Console, bytes_text, seconds_text
+from fromzero.schedules import learning_rate
+from fromzero.step import make_optimizer
+from fromzero.stopping import Stop, stopping
+from fromzero.terminal import Console, bytes_text
+from fromzero.watching import Watch
 
 SAVE_SECONDS = 60.0  # a crash loses at most this much
-TELLING_STEPS = 20  # a run of fewer is mostly the first step's preparations
-LOOK_STEPS = 20  # the loss is read from the device this often
-MIXED = {"fp32": "no", "tf32": "no", "amp-fp16": "fp16", "amp-bf16": "bf16"}
+LOOK_STEPS = 20  # the loss is read from the device, and processes agree, this often; in a short run more often,
+LOOKS = 50  # so that its curves are of so many points
+SCALE_SAMPLES = 8  # that the first look at activations and gradients takes
+LOST_SHARE = 0.01  # of the samples that may have become unreadable; beyond it the data are gone
 
 
 def train(
     data: Path | str,
     *,
-    model: str = "cnn",
+    model: str | None = None,
     output: Path | str | None = None,
     imgsz: int | None = None,
+    seq: int | None = None,
     batch: int | str | None = None,
     device: str = "auto",
+    fold: Fold | None = None,
+    track: str | Sequence[str] = (),
     console: Console | None = None,
     **recipe: Any,
 ) -> Run:
-    """Train `model` on a folder of pictures, sized to the device at hand ("auto": the GPU if PyTorch can use one;
-    "cpu"). The words after `console` are the fields of `Recipe`. Raises FromzeroError("does_not_fit") before anything
-    runs if the plan says no."""
+    """Train `model` (None: the usual one for such data) on what lies at `data`, sized to the device at hand ("auto": the
+    GPU if PyTorch can use one; "cpu"). `fold` is (number, folds) of a cross-validation, `track` names trackers beside
+    TensorBoard ("wandb,mlflow"; see `trackers`). The words after `console` are
+    the fields of `Recipe`. Raises FromzeroError("does_not_fit") before anything runs if the plan says no, and no change
+    that leaves the result the same would make it fit."""
     console = console or Console()
     on_cpu = device == "cpu" or not torch.cuda.is_available()
-    _check_precision(recipe.get("precision", "fp32"), on_cpu)
-    _check_trained(recipe)
-    if task_of(model) not in ("image", "custom"):  # asked before anything else: a wrong name must not cost a scan
-        raise UsageError("task_not_trained", model=model, task=task_of(model))
-    if ".py:" in model:  # a run outlives the folder it was started in
-        file, _, function = model.rpartition(":")
-        model = f"{Path(file).resolve()}:{function}"
-    manifest = prepare(data, console)
+    tracked = trackers.named(track)
+    _check_recipe(recipe, on_cpu)
+    if model is not None:
+        model = _named(model)
+        task_of(model)  # asked before anything else: a wrong name must not cost a scan
+    manifest = prepare(data, console, fold)
+    model = model or tasks.usual_model(manifest.kind, bool(manifest.classes))
+    workload_task = task_of(model)
+    task = tasks.trained(workload_task)
+    if manifest.kind not in task.KINDS:
+        kinds = say("list.or").join(say(f"kind.{each}") for each in task.KINDS)
+        raise UsageError("kind_not_for_model", path=data, kind=say(f"kind.{manifest.kind}"), model=model, kinds=kinds)
     pretrained = recipe.get("pretrained")
-    how = preprocessing_for(manifest, model, imgsz, pretrained=bool(pretrained), console=console)
+    words = {"imgsz": imgsz, "seq": seq, "pretrained": pretrained}
+    how = task.preprocessing(manifest, model, words, console)
     if recipe.get("augmentation", "auto") == "auto":
-        recipe["augmentation"] = choose(shorter_side(manifest), how.size)
-    samples = len(manifest.rows("train"))
-    kept = recipe["augmentation"] in load.ON_ARRAYS and load.can_keep(manifest, how)
-    planned = plan(
+        recipe |= task.usual(manifest, how)
+    samples = task.count(manifest, how, console)
+    planned = _planned(
         model,
+        console,
         card="cpu" if on_cpu else None,
         batch=min(batch, samples) if isinstance(batch, int) else batch,
-        imgsz=how.size,
-        channels=how.channels,
-        classes=len(manifest.classes),
+        classes=max(1, len(manifest.classes)),
         samples=samples,
-        cores=None if kept else usable_cores(),
+        cores=task.loading(manifest, how, recipe["augmentation"]),
+        **task.shape(how),
         **recipe,
     )
-    if planned.verdict == "does_not_fit":
-        advice = " ".join(each.text for each in planned.advice if each.saves or each.code == "no_batch_fits")
-        need, have = bytes_text(planned.memory.process_peak), bytes_text(planned.card.usable_bytes)
-        raise FromzeroError("does_not_fit", card=planned.card.title, need=need, have=have, advice=advice)
     # Before there is a run: a missing file must leave nothing behind, and a resumed run must not need it again.
-    start = _pretrained(model, planned.recipe, how, len(manifest.classes), console) if pretrained else None
+    start = _pretrained(planned, console) if pretrained else None
     run = runs.create(
         Path(output) if output else None,
         f"{Path(data).resolve().name}-{model.replace(':', '-').replace('/', '-')}",
         planned,
+        how,
         data=str(data) if "://" in str(data) else str(Path(data).resolve()),
         data_digest=digest(manifest),
+        fold=fold,
+        track=tracked,
         classes=manifest.classes,
-        preprocessing=how,
         device="cpu" if on_cpu else "cuda",
-        predicted={"memory": planned.memory, "time": planned.time},
+        predicted={"memory": planned.memory, "time": planned.time, "energy": planned.energy},
         versions={"torch": torch.__version__, "accelerate": accelerate.__version__},
     )
     if start is not None:
         checkpoint.save(run.last, {"model": start, "optimizer": {}}, dataclasses.asdict(State()))
-    return fit(run, manifest, console)
+    return _run(run, manifest, console)
 
 
 def resume(path: Path | str, console: Console | None = None) -> Run:
@@ -133,10 +143,25 @@ def resume(path: Path | str, console: Console | None = None) -> Run:
     if record["status"] == "finished":
         console.line(say("train.already", path=run.path))
         return run
-    manifest = prepare(record["data"], console)
+    manifest = data_of(run, console)
     if digest(manifest) != record["data_digest"]:
         raise RunError("data_changed", path=record["data"])
+    return _run(run, manifest, console)
+
+
+def _run(run: Run, manifest: Manifest, console: Console) -> Run:
+    recipe = run.plan().recipe
+    if launching.wanted(recipe):
+        launching.together(run.path, recipe, run.record()["device"], console)
+        return run
     return fit(run, manifest, console)
+
+
+def data_of(run: Run, console: Console | None = None) -> Manifest:
+    """The data that a run learns from, split as it was."""
+    record = run.record()
+    fold = record.get("fold")
+    return prepare(record["data"], console, tuple(fold) if fold else None)
 
 
 @dataclass
@@ -145,7 +170,7 @@ class State:
 
     step: int = 0  # optimizer steps done
     loss_sum: float = 0.0  # over the steps of the epoch so far
-    best: float = -1.0  # best validation accuracy
+    best: float = -math.inf  # of the task's measure, turned so that more is better
     best_epoch: int = 0
     stale: int = 0  # epochs since then
     history: list[dict[str, float]] = field(default_factory=list)
@@ -153,315 +178,443 @@ class State:
     steps_seconds: list[float] = field(default_factory=list)
 
 
+@dataclass
+class Job:
+    """A run at work: all that its steps need."""
+
+    run: Run
+    recipe: Recipe
+    task: Any  # a file of tasks/
+    engine: engines.Engine
+    model: torch.nn.Module  # what is saved and measured
+    learner: torch.nn.Module  # what a step runs: the model as the engine wraps it, or its head alone
+    entry: Callable[[torch.Tensor], torch.Tensor]  # from a batch as it is loaded to the learner's inputs
+    loss_of: Callable[[Any, torch.Tensor], torch.Tensor]
+    optimizer: Any
+    samples: Samples  # as they are learnt from
+    unvaried: Samples  # as they are measured
+    ladder: tuple[ladder.Rung, ...]
+    rung: int
+    console: Console
+    averaged: Any = None  # the moving average of the weights, where the recipe wants one
+    state: State = field(default_factory=State)
+    keep: list[Any] | None = None
+
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        return self.samples.rows("train")
+
+    @property
+    def judged(self) -> torch.nn.Module:
+        """What is measured and kept as the best: the average of the weights, where there is one."""
+        return self.learner if self.averaged is None else self.averaged.module
+
+    @property
+    def per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        assert self.recipe.batch is not None
+        together = self.recipe.batch * self.recipe.accumulate * self.engine.part[1]
+        return max(1, len(self.rows) // together)
+
+    @property
+    def total(self) -> int:
+        return self.per_epoch * self.recipe.epochs
+
+    @property
+    def look(self) -> int:
+        """Steps between two looks."""
+        return max(1, min(LOOK_STEPS, self.total // LOOKS))
+
+    @property
+    def done(self) -> bool:
+        return self.state.step >= self.total or self.state.stale >= self.recipe.patience
+
+
 def fit(run: Run, manifest: Manifest, console: Console) -> Run:
     """Follow a run's plan to its end, from its last checkpoint or from the start. Raises RunError if another process
     is at it: two of them would write one checkpoint."""
+    console = console if engines.is_main() else Console()
     try:
-        with FileLock(run.path / ".lock", timeout=0):  # the system lets go of it when a process is killed
-            return _fit(run, manifest, console)
+        with FileLock(run.path / ".lock", timeout=0) if engines.is_main() else contextlib.nullcontext():
+            while True:  # the system lets go of the lock when a process is killed
+                with contextlib.suppress(_Again):
+                    return _fit(run, manifest, console)
     except Timeout as error:
         raise RunError("run_in_use", path=run.path) from error
 
 
+class _Again(Exception):
+    """The run goes on from its last checkpoint, in less memory."""
+
+
 def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
-    planned, record, how = run.plan(), run.record(), run.preprocessing()
-    console.line(summary(planned))
-    recipe, workload = planned.recipe, planned.workload
-    assert recipe.batch is not None
-    engine = _engine(recipe, record["device"])
-
-    torch.manual_seed(recipe.seed)
-    model = build(workload.model, workload.classes, how.channels, how.size)
-    adapt(model, recipe)
-    model = model.to(engine.device)
-    if recipe.memory_format == "channels-last":
-        model = model.to(memory_format=torch.channels_last)
-    optimizer = engine.prepare_optimizer(make_optimizer(model, recipe))
-    normalise = Normalise(how).to(engine.device)
-    loss_of = image.loss_for(recipe)
-    keep: list[Any] | None = [] if recipe.keep_outputs else None
-
-    kept = load.keep_decoded(manifest, how, console) if recipe.augmentation in load.ON_ARRAYS else None
-    pictures = load.Pictures(manifest, how, recipe.augmentation, recipe.seed, kept, recipe.mix)
-    unvaried = load.Pictures(manifest, how, kept=kept)
-    classifier = TorchClassifier(workload.model, manifest.classes, how, Deployed(model, how).to(engine.device))
-    fed = _Fed(pictures, unvaried, model, normalise, classifier)
-    if recipe.freeze == "backbone" and recipe.augmentation == recipe.mix == "none":
-        fed = _head_alone(fed, how, recipe, engine.device, console) or fed
-    rows, held_out = manifest.rows("train"), manifest.rows("val")
-    micro = load.steps_per_epoch(len(rows), recipe.batch)
-    per_epoch = max(1, micro // recipe.accumulate)
-    total = per_epoch * recipe.epochs
-    workers = load.worker_count(fed.samples)
-
-    state = _restore(run, model, optimizer, engine)
-    if state.step:
-        console.line(say("train.resumed", step=state.step, total=total))
-    writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=state.step or None)
-    base = process_bytes()
-    peak, sampler = PeakMemory().start(), Sampler(interval=1.0).start()
-    saved_at = time.monotonic()
-    try:
-        while state.step < total and state.stale < recipe.patience:
-            epoch = state.step // per_epoch
-            done = state.step % per_epoch
-            batches = load.training_batches(
-                fed.samples, rows, recipe.batch, epoch, done * recipe.accumulate, workers, engine.device.type == "cuda"
-            )
-            epoch_start = time.monotonic()
-            loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=engine.device)
-            train_mode(model)
-            with console.progress(say("train.epoch", epoch=epoch + 1, epochs=recipe.epochs), per_epoch) as advance:
-                seen = ""
-                advance(done)
-                for _ in range(done, per_epoch):
-                    step_start = time.perf_counter()
-                    parts = [next(batches) for _ in range(recipe.accumulate)]
-                    inputs = [_to_device(each, fed.entry, recipe, engine.device) for each in parts]
-                    lr = learning_rate(recipe, state.step, total)
-                    for group in optimizer.param_groups:
-                        group["lr"] = lr
-                    torch.manual_seed(_mixed(recipe.seed, state.step))  # dropout: a function of the step
-                    loss = training_step(engine, fed.learner, loss_of, optimizer, inputs, recipe, keep)
-                    loss_sum += loss.double()
-                    state.step += 1
-                    if state.step % LOOK_STEPS == 0 or state.step == 1:
-                        seen = f"loss {_look(loss, lr, state, run, writer):.3f}"
-                    state.steps_seconds.append(time.perf_counter() - step_start)
-                    advance(1, seen)
-                    if time.monotonic() - saved_at > SAVE_SECONDS and state.step % per_epoch:
-                        state.loss_sum = float(loss_sum)
-                        _save(run, model, optimizer, engine, state)
-                        saved_at = time.monotonic()
-            model.eval()
-            scores, truth = scores_of(fed.classifier, fed.unvaried, held_out)
-            row = {
-                "epoch": epoch + 1,
-                "train_loss": float(loss_sum) / per_epoch,
-                "val_loss": cross_entropy(scores, truth),
-                "val_accuracy": float((scores.argmax(axis=1) == truth).mean()),
-                "lr": learning_rate(recipe, state.step - 1, total),
-            }
-            if not math.isfinite(row["train_loss"] + row["val_loss"]):
-                raise RunError("loss_not_finite", step=state.step, path=run.path)
-            seconds = time.monotonic() - epoch_start
-            state.history.append({**row, "seconds": round(seconds, 3)})
-            state.loss_sum = 0.0
-            if row["val_accuracy"] > state.best:
-                state.best, state.best_epoch, state.stale = row["val_accuracy"], epoch + 1, 0
-                checkpoint.save(run.best, {"model": model.state_dict()}, {"epoch": epoch + 1, **row})
-            else:
-                state.stale += 1
-            _save(run, model, optimizer, engine, state)
-            saved_at = time.monotonic()
-            _record_epoch(run, writer, state, console, recipe, seconds)
-            if changed := pictures.changed | unvaried.changed:
-                console.line(say("train.data_changed", count=len(changed)))
-    except KeyboardInterrupt:
-        console.line(say("train.interrupted", path=shlex.quote(str(run.path))))
-        raise
-    finally:
-        writer.close()
-        highest, recording = peak.stop(), sampler.stop()
-    _finish(run, state, base, highest, recording, engine.device, console, whole=fed.learner is model)
+    job = _begin(run, manifest, console)
+    state, recipe = job.state, job.recipe
+    with stopping() as stop, Watch(run, recipe, job.engine, state, job.total, console) as watch:
+        while not job.done:
+            started = time.monotonic()
+            _epoch(job, watch, stop)
+            measured = _measured(job)
+            _close_epoch(job, watch, measured, time.monotonic() - started)
+            _check_data(job)
+            if stop.signal and not job.done:
+                _leave(job, stop)
+    if job.engine.main:
+        watch.finish(run.plan(), whole=job.learner is job.model or job.engine.processes > 1)
+        job.console.line(say("train.done", path=run.path, epoch=state.best_epoch, best=_best_text(job)))
+    job.engine.close()
     return run
 
 
-# --- parts of a step -------------------------------------------------------------------------------------------
+def _begin(run: Run, manifest: Manifest, console: Console) -> Job:
+    """Everything the loop works with, in the state in which the run was left."""
+    planned, record, how = run.plan(), run.record(), run.preprocessing()
+    console.line(summary(planned))
+    task = tasks.trained(planned.workload.task)
+    engine = engines.start(planned.recipe, record["device"])
+    recipe = engine.recipe  # this process's share of the work
+    model = fresh(planned.workload, recipe)
+    if recipe.memory_format == "channels-last":
+        model = model.to(memory_format=torch.channels_last)
+    rungs, rung = ladder.rungs(model, recipe), record.get("rung", 0)
+    if rungs[rung].checkpointing:
+        checkpoint_blocks(model, "blocks")
+    learner = engine.wrap(model, task.example(planned.workload, recipe.batch, "cpu")[0])
+    model = engines.unwrapped(learner)
+    varied, unvaried = task.samples(manifest, how, recipe, console), task.samples(manifest, how, None, console)
+    job = Job(
+        run=run,
+        recipe=recipe,
+        task=task,
+        engine=engine,
+        model=model,
+        learner=learner,
+        entry=task.entry(how).to(engine.device),
+        loss_of=task.loss_for(recipe, _class_weights(varied, manifest, recipe, engine.device)),
+        optimizer=engine.prepare_optimizer(make_optimizer(model, recipe)),
+        samples=varied,
+        unvaried=unvaried,
+        ladder=rungs,
+        rung=rung,
+        console=console,
+        averaged=averaged(model, recipe.ema) if recipe.ema else None,
+        keep=[] if recipe.keep_outputs else None,
+    )
+    _restore(job)
+    if recipe.freeze == "backbone" and engine.processes == 1:
+        _head_alone(job)
+    if job.state.step:
+        console.line(say("train.resumed", step=job.state.step, total=job.total))
+    return job
 
 
-@dataclass(frozen=True)
-class _Fed:
-    """What the loop teaches and from what: the whole model from pictures, or its head from a frozen backbone's
-    features. `entry` makes inputs of what the loader gives."""
+def _epoch(job: Job, watch: Watch, stop: Stop) -> None:
+    """The steps of an epoch that are left."""
+    state, recipe, engine = job.state, job.recipe, job.engine
+    assert recipe.batch is not None
+    epoch, done = divmod(state.step, job.per_epoch)
+    set_trainable(job.model, recipe, epoch, recipe.epochs)
+    rows = drawn(job.rows, job.samples.labels(job.rows), recipe.sampling, recipe.seed, epoch)
+    batches = training_batches(
+        job.samples,
+        rows,
+        recipe.batch,
+        epoch,
+        done * recipe.accumulate,
+        pin=engine.device.type == "cuda",
+        part=engine.part,
+    )
+    loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=engine.device)
+    train_mode(job.model)
+    saved_at, seen = time.monotonic(), ""
+    with job.console.progress(say("train.epoch", epoch=epoch + 1, epochs=recipe.epochs), job.per_epoch) as advance:
+        advance(done)
+        for _ in range(done, job.per_epoch):
+            started = time.perf_counter()
+            parts = [_to_device(job, next(batches)) for _ in range(recipe.accumulate)]
+            if not state.step:
+                _look_at_scales(job, parts[0])
+            lr = learning_rate(recipe, state.step, job.total, state.history)
+            for group in job.optimizer.param_groups:
+                group["lr"] = lr * group.get("lr_scale", 1.0)
+            torch.manual_seed(_mixed(recipe.seed, state.step, engine.process))  # dropout: a function of the step
+            loss = _step(job, parts)
+            if job.averaged is not None:
+                job.averaged.update_parameters(job.model)
+            loss_sum += loss
+            state.step += 1
+            looking = state.step % job.look == 0 or state.step == 1
+            if looking:
+                seen = _look(job, loss, lr, watch)
+            state.steps_seconds.append(time.perf_counter() - started)
+            advance(1, seen)
+            if state.step % job.per_epoch and (looking or engine.processes == 1):  # where all processes can agree
+                if engine.any(time.monotonic() - saved_at > SAVE_SECONDS):
+                    state.loss_sum = float(engine.mean(loss_sum))
+                    _save(job)
+                    saved_at = time.monotonic()
+                if engine.any(bool(stop.signal)):
+                    state.loss_sum = float(engine.mean(loss_sum))
+                    _leave(job, stop)
+    state.loss_sum = float(engine.mean(loss_sum))
 
-    samples: load.Samples
-    unvaried: load.Samples
-    learner: torch.nn.Module
-    entry: Callable[[torch.Tensor], torch.Tensor]
-    classifier: Classifier
+
+def _step(job: Job, parts: list[Batch]) -> torch.Tensor:
+    """One optimizer step. Where memory runs out, the same step again one rung down the ladder; where it ran out in the
+    middle of changing the weights, the run goes back to its last checkpoint."""
+    while True:
+        before = ladder.changes(job.learner)
+        try:
+            batches = ladder.divided(parts, job.ladder[job.rung].parts)
+            return job.engine.step(job.learner, job.loss_of, job.optimizer, batches, job.recipe, job.keep)
+        except (RuntimeError, MemoryError) as error:
+            if not ladder.out_of_memory(error) or job.rung + 1 == len(job.ladder):
+                raise
+            reason = str(error).strip().splitlines()[0][:200]
+        _climb_down(job, reason, whole=ladder.changes(job.learner) == before and job.engine.processes == 1)
 
 
-def _head_alone(fed: _Fed, how: Preprocessing, recipe: Recipe, device: torch.device, console: Console) -> _Fed | None:
-    """The head on features that are computed once; None where each epoch would see others, or the disk is too small."""
-    model = fed.learner
-    head = frozen_head(model)
-    if head is None:
-        return None
+def _climb_down(job: Job, reason: str, *, whole: bool) -> None:
+    job.rung += 1
+    rung = job.ladder[job.rung]
+    assert job.recipe.batch is not None
+    micro = job.recipe.batch // rung.parts
+    job.run.note(rung=job.rung)  # where the next start begins
+    key = "train.less_memory" if whole else "train.less_memory_again"
+    how = say("train.checkpointed") if rung.checkpointing else say("train.not_checkpointed")
+    job.console.line(say(key, step=job.state.step + 1, reason=reason, micro=micro, how=how))
+    if job.engine.processes > 1:  # the others wait for this one: torchrun ends them and starts all again
+        raise RunError("out_of_memory_together", path=job.run.path)
+    if not whole:
+        raise _Again
+    job.optimizer.zero_grad(set_to_none=True)
+    if job.keep:
+        job.keep.clear()
+    if rung.checkpointing and not job.ladder[job.rung - 1].checkpointing:
+        checkpoint_blocks(job.model, "blocks")
+    if job.engine.device.type == "cuda":
+        torch.cuda.empty_cache()
 
-    def features(pixels: Any) -> Any:
-        inputs, _ = _to_device((torch.tensor(pixels), torch.empty(0)), fed.entry, recipe, device)
-        return features_of(model.eval(), head, inputs).cpu().numpy()
 
-    assert isinstance(fed.unvaried, load.Pictures)
-    kept = load.keep_features(fed.unvaried, weights_digest(model, head), features, console)
+# --- an epoch's end -----------------------------------------------------------------------------------------------
+
+
+def _measured(job: Job) -> dict[str, float]:
+    """The task's measures of the validation part. Every process answers for its share of it."""
+    engine, rows = job.engine, job.unvaried.rows("val")
+    job.engine.agree(job.model)
+    job.judged.eval()
+    answered = answers_of(_answers(job), job.unvaried, engine.share(rows))
+    found, truth = (engine.gathered(each, len(rows)) for each in answered)
+    if not np.isfinite(found).all():
+        raise RunError("loss_not_finite", step=job.state.step, path=job.run.path)
+    return job.task.measures(found, truth)
+
+
+def _answers(job: Job) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """What the model answers to a batch as it is loaded."""
+
+    def answer(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            given, wanted = _to_device(job, (torch.from_numpy(inputs), torch.from_numpy(targets)))
+            return job.task.answers(job.judged(given), wanted).float().cpu().numpy()
+
+    return answer
+
+
+def _close_epoch(job: Job, watch: Watch, measured: dict[str, float], seconds: float) -> None:
+    """The epoch's line in the history, and its checkpoint. Raises RunError for a loss that is no number."""
+    state, epoch = job.state, job.state.step // job.per_epoch
+    row = {
+        "epoch": epoch,
+        "train_loss": state.loss_sum / job.per_epoch,
+        **{f"val_{name}": value for name, value in measured.items()},
+        "lr": learning_rate(job.recipe, state.step - 1, job.total, state.history),
+    }
+    if not math.isfinite(row["train_loss"] + row["val_loss"]):
+        raise RunError("loss_not_finite", step=state.step, path=job.run.path)
+    state.history.append({**row, "seconds": round(seconds, 3)})
+    state.loss_sum = 0.0
+    watch.epoch()
+    value = row[job.task.BEST.removeprefix("-")] * (-1 if job.task.BEST.startswith("-") else 1)
+    if value > state.best:
+        state.best, state.best_epoch, state.stale = value, epoch, 0
+        tensors = job.engine.tensors(job.model if job.averaged is None else job.averaged.module)
+        if job.engine.main:
+            checkpoint.save(job.run.best, tensors, row)
+    else:
+        state.stale += 1
+    _save(job)
+
+
+def _best_text(job: Job) -> str:
+    """The measure that the best epoch was chosen by, for a person."""
+    name, value = job.task.BEST.removeprefix("-"), abs(job.state.best)
+    return f"{name} {value:.2%}" if name.endswith("accuracy") else f"{name} {value:.4g}"
+
+
+def _check_data(job: Job) -> None:
+    """Tell of samples that changed. A few lost files are no reason to stop; data that are gone are, before the model
+    learns from what stands in for them."""
+    changed = job.samples.changed | job.unvaried.changed
+    if len(changed) > max(1, LOST_SHARE * len(job.rows)) and not Path(job.run.record()["data"]).exists():
+        raise RunError("data_gone", data=job.run.record()["data"], path=shlex.quote(str(job.run.path)))
+    if changed:
+        job.console.line(say("train.data_changed", count=len(changed)))
+
+
+# --- parts of a step ----------------------------------------------------------------------------------------------
+
+
+def _to_device(job: Job, batch: Batch) -> Batch:
+    given, targets = batch
+    device = job.engine.device
+    inputs = job.entry(given.to(device, non_blocking=True))
+    if inputs.dim() == 4:
+        channels_last = job.recipe.memory_format == "channels-last"
+        inputs = inputs.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return inputs, targets.to(device, non_blocking=True)
+
+
+def _head_alone(job: Job) -> None:
+    """Where each epoch would see the same features before a frozen backbone's head: the head learns from these, made
+    once. Nothing changes where they would be too large."""
+    varies = job.recipe.augmentation != "none" or job.recipe.mix != "none" or job.averaged is not None
+    head = None if varies else frozen_head(job.model)
+    if head is None or not isinstance(job.unvaried, load.Rows):
+        return
+
+    def features(given: Any) -> Any:
+        inputs, _ = _to_device(job, (torch.tensor(given), torch.empty(0)))
+        return features_of(job.model.eval(), head, inputs).cpu().numpy()
+
+    kept = load.keep_features(job.unvaried, weights_digest(job.model, head), features, job.console)
     if kept is None:
+        return
+    job.console.line(say("train.features", width="x".join(map(str, kept.shape))))
+    job.samples, job.unvaried = load.Features(kept.manifest, kept.kept, job.recipe.seed), kept
+    job.learner, job.entry = head, torch.nn.Identity()
+
+
+def _class_weights(samples: Samples, manifest: Manifest, recipe: Recipe, device: torch.device) -> torch.Tensor | None:
+    if recipe.class_weights == "none":
         return None
-    console.line(say("train.features", width="x".join(map(str, kept.shape))))
-    labels = fed.classifier.labels
-    samples = load.Features(kept.manifest, kept.kept, recipe.seed)
-    return _Fed(samples, kept, head, lambda given: given, HeadClassifier("head", labels, how, head))
+    counts = np.bincount(samples.labels(samples.rows("train")), minlength=len(manifest.classes))
+    return torch.from_numpy(class_weights(counts, recipe.class_weights)).to(device)
 
 
-def _to_device(
-    batch: Any, entry: Callable[[torch.Tensor], torch.Tensor], recipe: Recipe, device: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    given, labels = batch
-    inputs = entry(given.to(device, non_blocking=True))
-    channels_last = recipe.memory_format == "channels-last" and inputs.dim() == 4
-    inputs = inputs.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    return inputs, labels.to(device, non_blocking=True)
+def _look_at_scales(job: Job, batch: Batch) -> None:
+    """Activations and gradients before the first step: what vanishes or explodes there will not learn."""
+    if job.engine.processes > 1:
+        return
+    few = slice(0, SCALE_SAMPLES)
+    try:
+        found = scales(job.learner, batch[0][few], batch[1][few], job.loss_of)
+    except (RuntimeError, MemoryError) as error:
+        if ladder.out_of_memory(error):
+            return
+        raise
+    settled_bytes()  # what the look took would lie scattered where the steps want whole pieces
+    job.run.note(scales=to_json(found))
+    for text in sentences(found):
+        job.console.line(text)
 
 
-def _pretrained(model: str, recipe: Recipe, how: Preprocessing, classes: int, console: Console) -> checkpoint.Tensors:
-    """The state a run starts from: trained weights, and a fresh head."""
-    assert recipe.pretrained is not None
-    torch.manual_seed(recipe.seed)
-    module = build(model, classes, how.channels, how.size)
-    load_pretrained(module, model, recipe.pretrained, console)
-    return module.state_dict()
+def _look(job: Job, loss: torch.Tensor, lr: float, watch: Watch) -> str:
+    """The loss, read from the device and told. Raises RunError if it is no number."""
+    value = loss.item()
+    if not math.isfinite(value):
+        raise RunError("loss_not_finite", step=job.state.step, path=job.run.path)
+    norm = job.engine.norm
+    return watch.step({"loss": value, "lr": lr, **({} if norm is None else {"gradient_norm": float(norm)})})
 
 
-# --- device -------------------------------------------------------------------------------------------------------
-
-
-def _check_precision(precision: str, on_cpu: bool) -> None:
-    if precision in PRECISIONS and precision not in MIXED:
-        raise UsageError("precision_infer_only", precision=precision)
-    if precision == "amp-fp16" and on_cpu:
-        raise UsageError("no_fp16_on_cpu")
-
-
-def _check_trained(recipe: dict[str, Any]) -> None:
-    """Refuse what a plan knows and this loop does not run yet."""
-    for each in dataclasses.fields(Recipe):
-        if each.metadata["planned_only"] and recipe.get(each.name, each.default) != each.default:
-            raise UsageError("planned_not_trained", flag="--" + each.name.replace("_", "-"))
-    if recipe.get("optimizer") == "adamw8bit":
-        raise UsageError("planned_not_trained", flag="--optimizer adamw8bit")
-
-
-def _engine(recipe: Recipe, device: str) -> accelerate.Accelerator:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device_gone")
-    torch.set_float32_matmul_precision("high" if recipe.precision == "tf32" else "highest")
-    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)  # it refuses a second setting in a process
-    return accelerate.Accelerator(mixed_precision=MIXED[recipe.precision], cpu=device == "cpu")
+def _mixed(*numbers: int) -> int:
+    return int.from_bytes(hashlib.blake2b(":".join(map(str, numbers)).encode(), digest_size=7).digest(), "big")
 
 
 # --- state --------------------------------------------------------------------------------------------------------
 
 
-def _restore(run: Run, model: torch.nn.Module, optimizer: Any, engine: Any) -> State:
-    if not checkpoint.exists(run.last):
-        return State()
-    tensors, values = checkpoint.load(run.last, "model", "optimizer")
-    model.load_state_dict(tensors["model"])
-    checkpoint.unpack_optimizer(optimizer.optimizer, tensors["optimizer"])
-    state = State(**{each.name: values[each.name] for each in dataclasses.fields(State) if each.name in values})
-    if engine.scaler is not None:
-        engine.scaler.load_state_dict(state.scaler)
-    return state
+def _restore(job: Job) -> None:
+    if not checkpoint.exists(job.run.last):
+        return
+    tensors, values = job.engine.load(job.run.last, job.model, job.optimizer)
+    if job.averaged is not None and "averaged" in tensors:
+        job.averaged.load_state_dict(tensors["averaged"])
+    job.state = State(**{each.name: values[each.name] for each in dataclasses.fields(State) if each.name in values})
+    if job.engine.scaler is not None:
+        job.engine.scaler.load_state_dict(job.state.scaler)
 
 
-def _save(run: Run, model: torch.nn.Module, optimizer: Any, engine: Any, state: State) -> None:
+def _save(job: Job) -> None:
+    state, engine = job.state, job.engine
     state.scaler = engine.scaler.state_dict() if engine.scaler is not None else {}
-    tensors = {"model": model.state_dict(), "optimizer": checkpoint.pack_optimizer(optimizer.optimizer)}
-    checkpoint.save(run.last, tensors, {**dataclasses.asdict(state), "steps_seconds": state.steps_seconds[-200:]})
+    more = {} if job.averaged is None else {"averaged": job.averaged.state_dict()}
+    values = {**dataclasses.asdict(state), "steps_seconds": state.steps_seconds[-200:]}
+    engine.save(job.run.last, job.model, job.optimizer, values, whole=job.done, **more)
 
 
-def _mixed(seed: int, step: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=7).digest(), "big")
+def _leave(job: Job, stop: Stop) -> None:
+    """Save, say how to go on, and end as the signal asks."""
+    _save(job)
+    if job.engine.main:
+        job.run.note(status="stopped")
+    job.console.line(say("train.interrupted", path=shlex.quote(str(job.run.path)), step=job.state.step))
+    stop.end()
 
 
-# --- records ------------------------------------------------------------------------------------------------------
+# --- before there is a run ----------------------------------------------------------------------------------------
 
 
-def _look(loss: torch.Tensor, lr: float, state: State, run: Run, writer: SummaryWriter) -> float:
-    value = loss.item()
-    if not math.isfinite(value):
-        raise RunError("loss_not_finite", step=state.step, path=run.path)
-    writer.add_scalar("train/loss", value, state.step)
-    writer.add_scalar("train/lr", lr, state.step)
-    return value
+def _named(model: str) -> str:
+    """A model's name that outlives the folder a run was started in."""
+    if ".py:" not in model:
+        return model
+    file, _, function = model.rpartition(":")
+    return f"{Path(file).resolve()}:{function}"
 
 
-def _record_epoch(
-    run: Run, writer: SummaryWriter, state: State, console: Console, recipe: Recipe, seconds: float
-) -> None:
-    row = state.history[-1]
-    for name in ("train_loss", "val_loss", "val_accuracy"):
-        writer.add_scalar(f"epoch/{name}", row[name], state.step)
-    writer.flush()
-    text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
-    table.writeheader()
-    table.writerows(state.history)
-    write_text(run.metrics, text.getvalue())
-    console.line(
-        say(
-            "train.epoch_done",
-            epoch=int(row["epoch"]),
-            epochs=recipe.epochs,
-            loss=f"{row['train_loss']:.3f}",
-            val_loss=f"{row['val_loss']:.3f}",
-            accuracy=f"{row['val_accuracy']:.2%}",
-            seconds=seconds_text(seconds),
-        )
-    )
+def _planned(model: str, console: Console, **words: Any) -> Plan:
+    """The plan as asked, or with the cheapest change that leaves the result the same where only that fits."""
+    asked = plan(model, **words)
+    for each in cautions(asked.recipe, asked.card):
+        console.line(each.text)
+    precision = safe_precision(asked.recipe.precision, asked.card)
+    if precision != asked.recipe.precision:
+        return _planned(model, console, **{**words, "precision": precision})
+    if asked.verdict != "does_not_fit":
+        return asked
+    options = fitting(model, **words)[1] if isinstance(words["batch"], int) else ()
+    same = next((each for each in options if each.keeps == "same"), None)
+    if same is not None:
+        console.line(say("train.adapted", change=same.text))
+        return same.plan
+    advice = " ".join(each.text for each in asked.advice if each.saves or each.code == "no_batch_fits")
+    advice = " ".join([advice, *(each.text for each in options[:3])])
+    need, have = bytes_text(asked.memory.process_peak), bytes_text(asked.card.usable_bytes)
+    raise FromzeroError("does_not_fit", card=asked.card.title, need=need, have=have, advice=advice)
 
 
-def _note(planned: Plan, step: float, peak: int) -> None:
-    """A line in the ledger that corrects later plans for this device."""
-    ledger.note(
-        ledger.Entry(
-            when=ledger.now(),
-            device=planned.card.title,
-            model=planned.workload.model,
-            batch=planned.recipe.batch or 0,
-            precision=planned.recipe.precision,
-            torch=torch.__version__,
-            predicted_step=planned.time.step / planned.time.correction,
-            measured_step=step,
-            predicted_bytes=planned.memory.process_peak,
-            measured_bytes=peak,
-        )
-    )
+def _pretrained(planned: Plan, console: Console) -> checkpoint.Tensors:
+    """The state a run starts from: trained weights, and a fresh head."""
+    recipe, name = planned.recipe, planned.workload.model
+    assert recipe.pretrained is not None
+    where = recipe.pretrained
+    return fresh(planned.workload, recipe, lambda model: load_pretrained(model, name, where, console)).state_dict()
 
 
-def _finish(
-    run: Run,
-    state: State,
-    base: int,
-    highest: int,
-    recording: Recording,
-    device: torch.device,
-    console: Console,
-    *,
-    whole: bool,
-) -> None:
-    """Write what was measured beside what was predicted. A run of the head alone is not what the plan predicted, and
-    teaches the ledger nothing."""
-    step = stats.median(state.steps_seconds) if state.steps_seconds else 0.0
-    measured: dict[str, Any] = {
-        "step": step,
-        "cached_features": not whole,
-        "process_peak": highest,
-        "base": base,
-        "allocated_peak": highest - base,
-    }
-    if device.type == "cuda":
-        measured["allocated_peak"] = torch.cuda.max_memory_allocated(device)
-        measured["reserved_peak"] = torch.cuda.max_memory_reserved(device)
-        held = [own_memory(card) or 0 for sample in recording.samples for card in sample.gpus]
-        measured["process_peak"] = max(held, default=0) or None  # inside a container the driver does not tell
-    measured |= {"kwh": recording.kwh, "power_assumed": recording.cpu_power_assumed, "seconds": recording.seconds}
-    if whole and len(state.steps_seconds) >= TELLING_STEPS:
-        _note(run.plan(), step, measured["process_peak"] or 0)
-    run.note(
-        status="finished",
-        measured=to_json(measured),
-        best={"epoch": state.best_epoch, "val_accuracy": state.best},
-        epochs=len(state.history),
-    )
-    console.line(say("train.done", path=run.path, epoch=state.best_epoch, accuracy=f"{state.best:.2%}"))
+def _check_recipe(recipe: dict[str, Any], on_cpu: bool) -> None:
+    """Refuse what a plan knows and this loop does not run."""
+    precision = recipe.get("precision", "fp32")
+    if precision in PRECISIONS and precision not in engines.MIXED:
+        raise UsageError("precision_infer_only", precision=precision)
+    if precision == "amp-fp16" and on_cpu:
+        raise UsageError("no_fp16_on_cpu")
+    check_bf16(precision, on_cpu)
+    launching.check(recipe, "cpu" if on_cpu else "cuda")
+    if recipe.get("cards", 1) > 1 and (recipe.get("freeze") == "gradual" or recipe.get("ema")):
+        raise UsageError("one_card_only", flag="--ema" if recipe.get("ema") else "--freeze gradual")
+    for each in dataclasses.fields(Recipe):
+        if each.metadata["planned_only"] and recipe.get(each.name, each.default) != each.default:
+            raise UsageError("planned_not_trained", flag="--" + each.name.replace("_", "-"))

@@ -9,17 +9,9 @@ import torch
 from PIL import Image
 
 from fromzero.data import load
+from fromzero.data.batches import ordered_batches, steps_per_epoch, training_batches
 from fromzero.data.folder import scan
-from fromzero.data.load import (
-    Pictures,
-    epoch_order,
-    keep_decoded,
-    ordered_batches,
-    statistics,
-    steps_per_epoch,
-    training_batches,
-    worker_count,
-)
+from fromzero.data.load import Pictures, keep_decoded, statistics
 from fromzero.data.manifest import state_folder
 from fromzero.data.split import split
 from fromzero.records import Preprocessing
@@ -68,7 +60,7 @@ def test_order_is_a_function_of_seed_and_epoch(manifest):
     rows = manifest.rows("train")
 
     def order(seed, epoch):
-        return epoch_order(Pictures(manifest, how(), seed=seed), rows, epoch)
+        return Pictures(manifest, how(), seed=seed).order(rows, epoch)
 
     assert np.array_equal(order(1, 2), order(1, 2))
     assert len({order(seed, epoch).tobytes() for seed in range(3) for epoch in range(3)}) == 9
@@ -203,8 +195,8 @@ def test_statistics_of_one_colour_can_be_divided_by(tmp_path):
 
 
 def test_kept_pictures_need_no_worker(manifest):
-    assert worker_count(Pictures(manifest, how(), kept=keep_decoded(manifest, how()))) == 0
-    assert 1 <= worker_count(Pictures(manifest, how())) <= 8
+    assert Pictures(manifest, how(), kept=keep_decoded(manifest, how())).workers == 0
+    assert 1 <= Pictures(manifest, how()).workers <= 8
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX limits")

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from fromzero.data import load
+from fromzero.data.batches import training_batches
 from fromzero.data.folder import looks_of, scan
-from fromzero.data.load import Pictures, epoch_order, training_batches
+from fromzero.data.load import Pictures
 from fromzero.data.pack import open_remote, pack, read, shards_of
 from fromzero.data.split import split
 from fromzero.errors import DataError, UnreadableImage, UsageError
@@ -71,13 +72,13 @@ def test_an_epoch_reads_a_few_shards_at_a_time(packed, monkeypatch):
     monkeypatch.setattr(load, "WINDOW", 2)
     rows = packed.rows("train")
     pictures = Pictures(packed, HOW)
-    order = epoch_order(pictures, rows, 0)
+    order = pictures.order(rows, 0)
     assert sorted(order) == sorted(rows)
     shards = shards_of(packed)[order]
     for shard in set(shards.tolist()):  # while one shard is read, at most one other is
         first, last = np.flatnonzero(shards == shard)[[0, -1]]
         assert len(set(shards[first : last + 1].tolist())) <= 2
-    assert not np.array_equal(order, epoch_order(pictures, rows, 1))
+    assert not np.array_equal(order, pictures.order(rows, 1))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -16,8 +16,9 @@ from fromzero.data.mix import KINDS
 from fromzero.data.opening import open_data
 from fromzero.data.preview import sheet
 from fromzero.errors import DataError, UnknownName, UsageError
-from fromzero.preparing import prepare, preprocessing_for
+from fromzero.preparing import prepare
 from fromzero.records import POLICIES, Preprocessing
+from fromzero.tasks import image
 
 
 def test_every_policy_that_can_be_named_is_there():
@@ -31,7 +32,7 @@ def test_the_plain_column_is_what_training_sees(tmp_path):
             array = np.random.default_rng((number, ord(name))).integers(0, 256, (30, 46), dtype=np.uint8)
             Image.fromarray(array).save(tmp_path / name / f"{number}.png")
     manifest = prepare(tmp_path)
-    how = preprocessing_for(manifest, "cnn", None, pretrained=False)
+    how = image.preprocessing(manifest, "cnn", {})
     made = sheet(manifest, ["none"], rows=2, variants=1)
     inputs = [prepared(path.read_bytes(), how).tobytes() for path in sorted(tmp_path.rglob("*.png"))]
     assert all(row[0].tobytes() in inputs for row in made.pictures)

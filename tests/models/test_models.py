@@ -219,7 +219,7 @@ def test_a_deployed_model_gives_probabilities():
     model = build("cnn", 4, 3, 16).eval()
     pixels = torch.randint(0, 256, (3, 16, 16, 3), dtype=torch.uint8)
     with torch.no_grad():
-        scores = Deployed(model, how).eval()(pixels)
+        scores = Deployed(model, Normalise(how)).eval()(pixels)
         wanted = torch.softmax(model(Normalise(how)(pixels)), dim=-1)
     assert torch.allclose(scores.sum(dim=1), torch.ones(3)) and torch.equal(scores, wanted)
 

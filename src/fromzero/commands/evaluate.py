@@ -17,6 +17,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from fromzero.card import results
+    from fromzero.evaluation import Evaluation
     from fromzero.records import to_json
     from fromzero.report import evaluate, summary
 
@@ -24,8 +26,11 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(to_json(result), indent=1, ensure_ascii=False))
         return 0
-    names = ("class", "samples", "precision", "recall")
-    rows = [(e.label, e.samples, f"{e.precision:.3f}", f"{e.recall:.3f}", f"{e.f1:.3f}") for e in result.classes]
-    print_table([*(say(f"report.{name}") for name in names), "F1"], rows)
+    if isinstance(result, Evaluation):
+        names = ("class", "samples", "precision", "recall")
+        rows = [(e.label, e.samples, f"{e.precision:.3f}", f"{e.recall:.3f}", f"{e.f1:.3f}") for e in result.classes]
+        print_table([*(say(f"report.{name}") for name in names), "F1"], rows)
+        print()
+    print_table([say("report.measure"), say(f"split.{result.split}")], results(result))
     print(summary(result, options.run))
     return 0

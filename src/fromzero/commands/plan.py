@@ -25,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fit", action="store_true", help=say("flag.fit"))
     parser.add_argument("--picture", type=Path, metavar="FILE", help=say("flag.picture"))
     parser.add_argument("--cores", type=_words.within(int, 1), metavar="N", help=say("flag.plan.cores"))
+    parser.add_argument("--network", type=_words.within(float, 0), metavar="GBIT", help=say("flag.plan.network"))
     parser.add_argument("--tariff", type=_words.within(float, 0), metavar="X", help=say("flag.choose.tariff"))
     parser.add_argument("--currency", help=say("flag.choose.currency"))
     parser.add_argument("--torch", help=say("flag.torch"))
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
     if hasattr(options, "parallel") and getattr(options, "cards", 1) == 1:
         raise UsageError("one_card", cards=1)
-    words = _words.given(options, *_words.WORKLOAD, "card", "steps", "torch", "tariff", "currency", "cores")
+    words = _words.given(options, *_words.WORKLOAD, "card", "steps", "torch", "tariff", "currency", "cores", "network")
     options_found: tuple[Option, ...] = ()
     if options.fit:
         from fromzero.fitting import fit

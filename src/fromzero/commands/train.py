@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from fromzero.commands import _words
 from fromzero.errors import UsageError
@@ -19,7 +20,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help=say("flag.model"))
     parser.add_argument("--output", type=Path, help=say("flag.run_output"))
     parser.add_argument("--imgsz", type=_words.within(int, 1), help=say("flag.imgsz"))
+    parser.add_argument("--seq", type=_words.within(int, 1), help=say("flag.seq"))
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help=say("flag.device"))
+    parser.add_argument("--folds", type=_words.within(int, 2), metavar="N", help=say("flag.folds"))
+    parser.add_argument("--track", metavar="NAMES", default="", help=say("flag.track"))
     parser.add_argument("--json", action="store_true", help=say("flag.json"))
     _words.add_recipe(parser)
 
@@ -33,12 +37,26 @@ def run(options: argparse.Namespace) -> int:
     if options.resume is not None:
         done = resume(options.resume, console)
     else:
-        words = {"model": "cnn", **_from_plan(options.plan), **_words.given(options, "model", "imgsz")}
-        done = train(options.data, output=options.output, device=options.device, console=console, **words)
+        words = {**_from_plan(options.plan), **_words.given(options, "model", "imgsz", "seq")}
+        words |= {"output": options.output, "device": options.device, "track": options.track}
+        if options.folds:
+            return _folds(options, words, console)
+        done = train(options.data, console=console, **words)
     if options.json:
         print(json.dumps({"run": str(done.path), **done.record()}, indent=1, ensure_ascii=False))
     else:
         print(done.path)
+    return 0
+
+
+def _folds(options: argparse.Namespace, words: dict[str, Any], console: Terminal) -> int:
+    from fromzero.crossing import cross_validate, summary
+    from fromzero.records import to_json
+    from fromzero.runs import next_free
+
+    output = words.pop("output") or next_free(f"{Path(options.data).resolve().name}-folds")
+    made = cross_validate(options.data, options.folds, output=output, console=console, **words)
+    print(json.dumps(to_json(made), indent=1, ensure_ascii=False) if options.json else summary(made))
     return 0
 
 
@@ -55,4 +73,6 @@ def _from_plan(path: Path | None) -> dict[str, object]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = say("plan.missing_field", name=error.args[0]) if isinstance(error, KeyError) else error
         raise UsageError("bad_plan_file", path=path, reason=reason) from error
-    return {"model": plan.workload.model, "imgsz": plan.workload.input_shape[-1], **to_json(plan.recipe)}
+    shape = {"text": "seq", "lm": "seq", "table": ""}.get(plan.workload.task, "imgsz")
+    size = {shape: plan.workload.input_shape[-1]} if shape else {}
+    return {"model": plan.workload.model, **size, **to_json(plan.recipe)}

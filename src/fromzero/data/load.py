@@ -1,24 +1,17 @@
-"""From a manifest to batches.
-
-Everything random is a function of (seed, epoch, picture): the order, and how a picture is varied. So workers carry no
-state, and a run that stops in the middle of an epoch continues with the very next picture. Workers are threads:
-decoding, resizing and reading let go of the interpreter, nothing is copied between processes, and the manifest is there
-once (benchmarks/data.py compares with the processes of other loaders).
-"""
+"""Pictures as samples: decoded and varied when they are asked for, or kept decoded; and a frozen backbone's features
+in their place."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Union
+from typing import Any
 
 import numpy as np
-import torch
 
 from fromzero.data.augment import ON_ARRAYS, varied
+from fromzero.data.batches import Item, loader_threads, ordered_batches, shuffled
 from fromzero.data.images import prepared
 from fromzero.data.manifest import Manifest, content_hash, state_folder
 from fromzero.data.mix import mixed
@@ -26,7 +19,6 @@ from fromzero.data.pack import read, shards_of, unchanged
 from fromzero.errors import DiskError, UnreadableImage
 from fromzero.files import only, replacing
 from fromzero.language import say
-from fromzero.machine.process import usable_cores
 from fromzero.records import Preprocessing
 from fromzero.terminal import Console
 
@@ -34,14 +26,37 @@ KEPT_BYTES = 2 << 30  # decoded pictures are kept on disk up to this size, and m
 STATISTICS_SAMPLE = 2000
 WINDOW = 8  # shards that are read at a time
 FEATURES_BATCH = 64
-AHEAD = 1  # batches that wait, beside those that are being made
-
-Item = tuple[int, int]  # (row of the manifest, epoch)
-# uint8 (N, size, size, channels) and classes (N,), or shares of the classes (N, classes) where pictures are mixed
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-class Pictures:
+class Rows:
+    """What samples that are rows of a manifest have in common."""
+
+    manifest: Manifest
+    how: Any
+    seed: int
+    changed: set[int]
+
+    def rows(self, split: str) -> np.ndarray:
+        return self.manifest.rows(split)
+
+    def labels(self, rows: np.ndarray) -> np.ndarray:
+        return self.manifest["label"][rows].astype(np.int64)
+
+    def name(self, row: int) -> str:
+        return self.manifest.name(row)
+
+    def order(self, rows: np.ndarray, epoch: int) -> np.ndarray:
+        """Those of a packed set come a few shards at a time, so that a slow disk reads in one go and a remote set
+        fetches ahead of its use: within the shards they lie shuffled anyway."""
+        order = shuffled(rows, self.seed, epoch)
+        if not self.manifest.about.get("packed"):
+            return order
+        shards = shards_of(self.manifest)
+        turn = np.random.default_rng((self.seed, epoch, 1)).permutation(shards.max() + 1) // WINDOW
+        return order[np.argsort(turn[shards[order]], kind="stable")]
+
+
+class Pictures(Rows):
     """Pictures of a manifest as uint8 arrays (size, size, channels) with their class, addressed by (row, epoch). `mix`
     mixes the pictures of a batch; see `mix.mixed`."""
 
@@ -63,7 +78,22 @@ class Pictures:
     def shape(self) -> tuple[int, ...]:
         return self.how.size, self.how.size, self.how.channels
 
-    dtype = np.uint8
+    @property
+    def workers(self) -> int:
+        """None for pictures that are kept decoded: a worker costs more than it saves."""
+        return 0 if self.kept is not None else loader_threads()
+
+    def batch(self, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 (N, size, size, channels) and classes (N,), or shares of the classes (N, classes) if mixed."""
+        images = np.empty((len(items), *self.shape), dtype=np.uint8)
+        labels = np.empty(len(items), dtype=np.int64)
+        for place, item in enumerate(items):
+            images[place], labels[place] = self[item]
+        if self.mix == "none":
+            return images, labels
+        row, epoch = items[0]
+        rng = np.random.default_rng((self.seed, epoch, row, len(items)))
+        return mixed(images, labels, len(self.manifest.classes), rng, self.mix)
 
     def __getitem__(self, item: Item) -> tuple[np.ndarray, int]:
         row, epoch = item
@@ -92,49 +122,52 @@ class Pictures:
             return np.full(self.shape, 128, dtype=np.uint8)
 
 
-class Features:
+class Features(Rows):
     """What a frozen backbone made of each picture, in place of the pictures: a row of a mapped array each."""
 
-    dtype, mix = np.float32, "none"
+    workers = 0
 
     def __init__(self, manifest: Manifest, kept: Path, seed: int = 0) -> None:
-        self.manifest, self.kept, self.seed = manifest, kept, seed
+        self.manifest, self.kept, self.seed, self.how = manifest, kept, seed, None
+        self.changed: set[int] = set()
         self.array = np.load(kept, mmap_mode="r")
-        self.shape = self.array.shape[1:]
 
-    def __getitem__(self, item: Item) -> tuple[np.ndarray, int]:
-        return self.array[item[0]], int(self.manifest["label"][item[0]])
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape[1:]
 
-
-Samples = Union[Pictures, Features]  # noqa: UP007 - evaluated in Python 3.10
+    def batch(self, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+        """float32 (N, ...) and classes (N,)."""
+        rows = np.array([row for row, _ in items])
+        return self.array[rows], self.labels(rows)
 
 
 def keep_features(
-    pictures: Pictures,
+    samples: Any,
     digest: str,
     make: Callable[[np.ndarray], np.ndarray],
     console: Console | None = None,
 ) -> Features | None:
-    """Features of all pictures (of grey for those that cannot be read), made once for a backbone of that `digest` by
-    `make` (uint8 batch -> float32 (N, ...)); None where they would be too large or the disk is full."""
-    manifest, console = pictures.manifest, console or Console()
-    key = hashlib.blake2b(repr((digest, pictures.how)).encode() + manifest["hash"].tobytes(), digest_size=8)
+    """Features of all of a manifest's samples, made once for a backbone of that `digest` by `make` (a batch of inputs
+    as they are loaded -> float32 (N, ...)); None where they would be too large or the disk is full."""
+    manifest, console = samples.manifest, console or Console()
+    key = hashlib.blake2b(repr((digest, samples.how)).encode() + manifest["hash"].tobytes(), digest_size=8)
     path = state_folder(manifest.root) / f"features-{key.hexdigest()}.npy"
     if not path.is_file():
-        sample = make(pictures[(int(manifest.good()[0]), 0)][0][None])
+        sample = make(samples.batch([(int(manifest.good()[0]), 0)])[0])
         shape = (len(manifest), *sample.shape[1:])
         if len(manifest) * sample.nbytes > KEPT_BYTES:
             return None
-        every = ordered_batches(pictures, np.arange(len(manifest)), FEATURES_BATCH, worker_count(pictures))
-        made = (make(images.numpy()) for images, _ in every)
+        every = ordered_batches(samples, np.arange(len(manifest)), FEATURES_BATCH)
+        made = (make(inputs.numpy()) for inputs, _ in every)
         try:
             _write_array(path, shape, "<f4", made, say("data.features"), console)
         except DiskError:
             return None
-        if pictures.changed:  # what was computed is not of the pictures that the name stands for
+        if samples.changed:  # what was computed is not of the samples that the name stands for
             path.unlink(missing_ok=True)
             return None
-    return Features(manifest, path, pictures.seed)
+    return Features(manifest, path, samples.seed)
 
 
 def can_keep(manifest: Manifest, how: Preprocessing) -> bool:
@@ -202,75 +235,3 @@ def statistics(
     mean = total / (len(rows) * how.size**2)
     std = np.maximum(np.sqrt(np.maximum(squares / (len(rows) * how.size**2) - mean**2, 0)), 1e-3)
     return tuple(round(float(each), 4) for each in mean), tuple(round(float(each), 4) for each in std)
-
-
-def epoch_order(pictures: Samples, rows: np.ndarray, epoch: int) -> np.ndarray:
-    """The rows in the order of an epoch. Those of a packed set come a few shards at a time, so that a slow disk reads
-    in one go and a remote set fetches ahead of its use: within the shards they lie shuffled anyway."""
-    rng = np.random.default_rng((pictures.seed, epoch))
-    order = rows[rng.permutation(len(rows))]
-    if not pictures.manifest.about.get("packed"):
-        return order
-    shards = shards_of(pictures.manifest)
-    turn = rng.permutation(shards.max() + 1) // WINDOW
-    return order[np.argsort(turn[shards[order]], kind="stable")]
-
-
-def training_batches(
-    pictures: Samples, rows: np.ndarray, batch: int, epoch: int, first: int, workers: int, pin: bool
-) -> Iterator[Batch]:
-    """Full batches of an epoch from batch number `first` on: uint8 (N, size, size, channels) and classes (N,)."""
-    order = epoch_order(pictures, rows, epoch)
-    count = steps_per_epoch(len(rows), batch)
-    batches = [order[number * batch : (number + 1) * batch] for number in range(first, count)]
-    return _load(pictures, [[(int(row), epoch) for row in each] for each in batches], workers, pin)
-
-
-def ordered_batches(pictures: Samples, rows: np.ndarray, batch: int, workers: int = 0) -> Iterator[Batch]:
-    """All of `rows` once, in their order."""
-    parts = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-    return _load(pictures, [[(int(row), 0) for row in each] for each in parts], workers, pin=False)
-
-
-def steps_per_epoch(samples: int, batch: int) -> int:
-    """Full batches only, so that every step costs the same; a set smaller than a batch is one step."""
-    return max(1, samples // batch)
-
-
-def worker_count(pictures: Samples) -> int:
-    """No worker for pictures that are kept decoded (a worker costs more than it saves), else one a core, at most 8."""
-    if pictures.kept is not None:
-        return 0
-    return min(8, usable_cores())
-
-
-def _load(pictures: Samples, batches: Sequence[list[Item]], workers: int, pin: bool) -> Iterator[Batch]:
-    """The batches in their order; `workers` threads make the next ones meanwhile."""
-    if not workers:
-        yield from (_made(pictures, each, pin) for each in batches)
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
-    ahead: deque[Future[Batch]] = deque()
-    try:
-        for items in batches:
-            ahead.append(pool.submit(_made, pictures, items, pin))
-            if len(ahead) > workers + AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:  # also when the epoch is left in the middle
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _made(pictures: Samples, items: list[Item], pin: bool) -> Batch:
-    images = np.empty((len(items), *pictures.shape), dtype=pictures.dtype)
-    labels = np.empty(len(items), dtype=np.int64)
-    for place, item in enumerate(items):
-        images[place], labels[place] = pictures[item]
-    targets = labels
-    if pictures.mix != "none":
-        row, epoch = items[0]
-        rng = np.random.default_rng((pictures.seed, epoch, row, len(items)))
-        images, targets = mixed(images, labels, len(pictures.manifest.classes), rng, pictures.mix)
-    batch = torch.from_numpy(images), torch.from_numpy(targets)
-    return (batch[0].pin_memory(), batch[1].pin_memory()) if pin else batch

@@ -107,6 +107,14 @@ class Manifest:
         return f"{self.root.name}:{row + 1}" if kept is None else str(kept[row])
 
 
+def digest(manifest: Manifest) -> str:
+    """Identifies what a run learns from: samples, classes and splits."""
+    seen = hashlib.blake2b(digest_size=16)
+    for column in (manifest["label"], manifest["hash"], manifest["split"].codes):
+        seen.update(column.tobytes())
+    return seen.hexdigest()
+
+
 def save(manifest: Manifest) -> Manifest:
     """Keep the manifest in the data set's state folder; returns it as it is mapped from there."""
     pyarrow = arrow()

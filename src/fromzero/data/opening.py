@@ -26,7 +26,7 @@ def open_data(
 ) -> Manifest:
     """The manifest of what lies at a path, made or brought up to date, and kept.
 
-    A folder of pictures or of texts, a file of rows (`label` and `text` name its columns), an archive, which is
+    A folder of pictures or of texts, a file of rows (`label` and `text` name its columns) or of running text, an archive, which is
     unpacked first, or the address of a packed set ("s3://..."). A folder that holds none of these, but one file of rows
     or one folder, stands for it. `quick` trusts the folders' times of a large set. Raises UsageError for no such path,
     DataError for what is not understood."""
@@ -37,7 +37,7 @@ def open_data(
         return _folder(path, console, quick, label, text)
     if not path.is_file():
         raise UsageError("nothing_there", path=path)
-    if path.name.lower().endswith(reading.SUFFIXES):
+    if path.name.lower().endswith((*reading.SUFFIXES, *reading.RUNNING)):
         return files.read(path, console, quick=quick, label=label, text=text)
     if is_archive(path):
         return open_data(unpacked(path, console=console), console, quick=quick, label=label, text=text)

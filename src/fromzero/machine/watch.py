@@ -223,6 +223,10 @@ class Sampler:
         self._thread.start()
         return self
 
+    def so_far(self) -> Recording:
+        """What was seen until now."""
+        return self.recording or self._meter.recording()
+
     def stop(self) -> Recording:
         """End the sampling with a last sample; calling it again gives the same recording."""
         if self.recording is None:

@@ -1,48 +1,95 @@
-"""Change a model for a new purpose: freeze what should not learn, add low-rank adapters, quantise what is frozen, and
-trade time for memory block by block. Planning and training call the same `adapt`.
+"""Change a model for a new purpose: leave blocks out or repeat them, give it another head, freeze what should not
+learn, add adapters, and trade time for memory block by block. Planning and training call the same `adapt`.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
-import logging
-import re
+from collections import defaultdict
 from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from fromzero.errors import MissingPackage, UsageError
+from fromzero.errors import UnknownName, UsageError
+from fromzero.models.adapters import add_lora
+from fromzero.models.initialise import initialise
+from fromzero.models.layers import MlpHead, block_range, blocks, depths, heads, predicts_tokens, replace
 from fromzero.records import Recipe
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-# What the projections of an attention are called in the model families of timm, torchvision and transformers.
-_ATTENTION = re.compile(
-    r"(^|\.)(q_proj|k_proj|v_proj|o_proj|out_proj|in_proj|qkv|qkv_proj|proj|query|key|value|query_key_value|"
-    r"c_attn|Wqkv|Wo|q_lin|k_lin|v_lin|out_lin|q|k|v|o)$"
-)
+_FIXED = "fixed_by_the_model"  # the parameters that never learn, whatever thaws
+THAWED_BY = 0.5  # share of the epochs after which gradual unfreezing has reached the bottom
+HEAD_DROPOUT = 0.1
 
 
 def adapt(model: nn.Module, recipe: Recipe) -> None:
-    """What the recipe changes in a freshly built model, in place: freezing, LoRA, checkpointed blocks. Quantising the
-    frozen base comes after the model has its precision: `quantise`."""
+    """What the recipe changes in a model that has its weights, in place: blocks, head, dropout, freezing, LoRA,
+    checkpointed blocks. Quantising the frozen base comes after the model has its precision: `adapters.quantise`."""
+    if recipe.blocks != "all":
+        choose_blocks(model, recipe.blocks)
+    if recipe.head == "mlp":
+        deepen_head(model, recipe)
+    if recipe.dropout is not None:
+        set_dropout(model, recipe.dropout)
     freeze(model, recipe.freeze)
     if recipe.lora_rank:
+        if recipe.freeze == "gradual":
+            raise UsageError("gradual_with_lora")
         add_lora(model, recipe)
     if recipe.checkpointing != "none":
         checkpoint_blocks(model, recipe.checkpointing)
 
 
+# --- what learns --------------------------------------------------------------------------------------------------
+
+
 def freeze(model: nn.Module, what: str) -> None:
-    """ "backbone" leaves only the classifier trainable; "none" leaves everything."""
+    """ "backbone" leaves only the classifier trainable; "1-6" freezes the first six blocks and what comes before them,
+    "3-6" those four alone; "none" and "gradual" leave everything: `set_trainable` begins each epoch of the latter."""
     if what == "none":
         return
-    layers = [each for each in model.modules() if any(True for _ in each.parameters(recurse=False))]
-    if len(layers) < 2:
-        raise UsageError("nothing_to_freeze", layers=len(layers))
-    model.requires_grad_(False)
-    for each in heads(model):
-        each.requires_grad_(True)
+    if what == "gradual":
+        setattr(model, _FIXED, frozenset(name for name, each in model.named_parameters() if not each.requires_grad))
+        return
+    if what == "backbone":
+        layers = [each for each in model.modules() if any(True for _ in each.parameters(recurse=False))]
+        if len(layers) < 2:
+            raise UsageError("nothing_to_freeze", layers=len(layers))
+        model.requires_grad_(False)
+        for each in heads(model):
+            each.requires_grad_(True)
+        return
+    if not what[:1].isdigit():
+        raise UnknownName("choice", what, ("none", "backbone", "gradual", "1-6"))
+    deep, head = depths(model)
+    first, last = block_range(what, head - 1, "freeze")
+    for name, each in model.named_parameters():
+        if (0 if first == 1 else first) <= deep[name] <= last:
+            each.requires_grad_(False)
+
+
+def set_trainable(model: nn.Module, recipe: Recipe, epoch: int, epochs: int) -> bool:
+    """What learns in an epoch (counted from 0) of a run: with gradual unfreezing (Howard & Ruder 2018) first the head,
+    then block by block downwards, all of them from the middle of the run on. Whether anything changed. The optimizer is
+    made before, over all that will ever learn."""
+    if recipe.freeze != "gradual":
+        return False
+    deep, head = depths(model)
+    lowest = lowest_thawed(epoch, epochs, head)
+    fixed: frozenset[str] = getattr(model, _FIXED, frozenset())
+    changed = False
+    for name, each in model.named_parameters():
+        learns = deep[name] >= lowest and name not in fixed
+        changed |= each.requires_grad != learns
+        each.requires_grad_(learns)
+    return changed
+
+
+def lowest_thawed(epoch: int, epochs: int, head: int) -> int:
+    """The least depth that learns in an epoch, where the head's is `head`."""
+    half = int(epochs * THAWED_BY)
+    return round(head * (1 - epoch / half)) if epoch < half else 0
 
 
 def train_mode(model: nn.Module) -> None:
@@ -53,72 +100,98 @@ def train_mode(model: nn.Module) -> None:
             each.train(not list(each.parameters()))
 
 
-# --- adapters -----------------------------------------------------------------------------------------------------
+# --- structure ----------------------------------------------------------------------------------------------------
 
 
-def add_lora(model: nn.Module, recipe: Recipe) -> None:
-    """Low-rank adapters (Hu et al. 2021; DoRA: Liu et al. 2024) beside the layers that `lora_targets` names:
-    "all-linear", "attention", or names with commas. Everything else is frozen but a classifier's head, which is new."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft loads it where it is installed, and it talks
-    try:
-        import peft
-    except ImportError as error:
-        raise MissingPackage("peft", "text") from error
-    new = [] if predicts_tokens(model) else heads(model)
-    targets = lora_targets(model, recipe.lora_targets)
-    settings = peft.LoraConfig(
-        r=recipe.lora_rank,
-        lora_alpha=2 * recipe.lora_rank,
-        target_modules=targets,
-        use_dora=recipe.dora,
-        fan_in_fan_out=any(type(each).__name__ == "Conv1D" for each in model.modules()),
-    )
-    without_numbers = next(model.parameters()).is_meta  # else adapters are filled with numbers first
-    peft.inject_adapter_in_model(settings, model, low_cpu_mem_usage=without_numbers)
-    for each in new:
-        each.requires_grad_(True)
+def choose_blocks(model: nn.Module, which: str) -> None:
+    """Keep the blocks that `which` lists, in its order: "1-8" leaves the others out; "1-12,9-12" has the last four
+    twice, the second time as copies (depth up-scaling, Kim et al. 2023). Whether they fit each other is seen when the
+    step is traced."""
+    found = blocks(model)
+    if not found:
+        raise UsageError("no_blocks")
+    ranges = [block_range(each.strip(), len(found), "blocks") for each in which.split(",")]
+    wanted = [number for first, last in ranges for number in range(first, last + 1)]
+    owners: dict[str, list[int]] = defaultdict(list)  # container -> its blocks, by number
+    for number, (path, _) in enumerate(found, 1):
+        owners[path.rpartition(".")[0]].append(number)
+    for path, mine in owners.items():
+        listed = [number for number in wanted if number in mine]
+        if listed != mine:
+            _rebuild(model.get_submodule(path), found, mine, listed)
+    _renumber(model, wanted)
 
 
-def lora_targets(model: nn.Module, wanted: str) -> list[str]:
-    """Paths of the layers that get an adapter: linear ones, or convolutions in a network that has no linear layer but
-    its head."""
-    head = {id(each) for each in [*heads(model), *_output(model)]}
-    found = {path: module for path, module in model.named_modules() if id(module) not in head}
-    linear = [path for path, module in found.items() if _is_linear(module)]
-    convolutions = [path for path, module in found.items() if isinstance(module, nn.Conv2d) and module.groups == 1]
-    every = linear or convolutions
-    if wanted == "all-linear":
-        targets = every
-    elif wanted == "attention":
-        targets = [path for path in linear if _ATTENTION.search(path)]
-    else:
-        names = [each.strip() for each in wanted.split(",") if each.strip()]
-        targets = [p for p in [*linear, *convolutions] if any(p == n or p.endswith("." + n) for n in names)]
-    if not targets:
-        known = sorted({path.rpartition(".")[2] for path in every})
-        raise UsageError("no_lora_targets", wanted=wanted, known=", ".join(known[:20]) or "-")
-    return targets
+def _rebuild(container: nn.Module, found: list[tuple[str, nn.Module]], mine: list[int], listed: list[int]) -> None:
+    """Fill a container with the listed blocks; what stands before and after its blocks stays."""
+    members = list(container.children())
+    own = [members.index(found[number - 1][1]) for number in mine]
+    if isinstance(container, nn.ModuleDict) or own != list(range(own[0], own[-1] + 1)):
+        raise UsageError("blocks_not_in_line", container=type(container).__name__)
+    taken: set[int] = set()
+    chosen = []
+    for number in listed:
+        block = found[number - 1][1]
+        chosen.append(copy.deepcopy(block) if number in taken else block)
+        taken.add(number)
+    container._modules.clear()
+    for number, each in enumerate([*members[: own[0]], *chosen, *members[own[-1] + 1 :]]):
+        container.add_module(str(number), each)
 
 
-def quantise(model: nn.Module, recipe: Recipe) -> None:
-    """Replace the frozen linear layers (but the output layer) by 4-bit ones, in place. Here only the stand-in for
-    tensors without numbers; see `planner.standins`."""
-    from fromzero.planner.standins import Nf4Linear
+def _renumber(model: nn.Module, wanted: list[int]) -> None:
+    """What transformers keeps about layers by their number: how many there are, the kind of each, and in each layer
+    its own, by which the cache of keys and values knows it."""
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "num_hidden_layers"):
+        config.num_hidden_layers = len(wanted)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[number - 1] for number in wanted]
+    for number, (_, block) in enumerate(blocks(model)):
+        for each in block.modules():
+            if hasattr(each, "layer_idx"):
+                each.layer_idx = number
 
-    if recipe.dora:  # its norm needs the full weight at every step
-        raise UsageError("dora_not_quantised")
-    skip = {id(each) for each in [*heads(model), *_output(model)]}
-    frozen = [
-        (path, module)
-        for path, module in model.named_modules()
-        if _is_linear(module) and id(module) not in skip and not module.weight.requires_grad
-    ]
-    if not frozen:
-        raise UsageError("nothing_to_quantise")
-    for path, module in frozen:
-        owner, _, name = path.rpartition(".")
-        outputs, inputs = module.weight.shape if isinstance(module, nn.Linear) else module.weight.shape[::-1]
-        setattr(model.get_submodule(owner), name, Nf4Linear(module, inputs, outputs))
+
+def deepen_head(model: nn.Module, recipe: Recipe) -> None:
+    """Give each classifier a hidden layer of the width it reads, with dropout; both layers start anew."""
+    if predicts_tokens(model):
+        raise UsageError("head_of_tokens")
+    for old in heads(model):
+        if not isinstance(old, nn.Linear):
+            raise UsageError("head_not_linear", kind=type(old).__name__)
+        width, place = old.in_features, {"device": old.weight.device, "dtype": old.weight.dtype}
+        new = MlpHead(
+            nn.Linear(width, width, **place),
+            nn.GELU(),
+            nn.Dropout(HEAD_DROPOUT),
+            nn.Linear(width, old.out_features, bias=old.bias is not None, **place),
+        )
+        initialise(new, recipe)
+        replace(model, old, new)
+
+
+# Rates that a module hands to a function itself: timm's, torchvision's attention, transformers' and our own blocks.
+_RATES = ("drop_rate", "dropout", "attention_dropout", "dropout_p", "activation_dropout")
+
+
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """Set every dropout's rate. Stochastic depth, which drops whole blocks, is only ever switched off (by 0): its rates
+    rise with the depth, and are the model's own."""
+    found = 0
+    for each in model.modules():
+        if isinstance(each, nn.modules.dropout._DropoutNd):
+            each.p, found = rate, found + 1
+        elif type(each).__name__ in ("DropPath", "StochasticDepth") and rate == 0:
+            setattr(each, "drop_prob" if hasattr(each, "drop_prob") else "p", 0.0)
+        for name in _RATES:
+            if isinstance(getattr(each, name, None), float) and not (
+                isinstance(each, nn.RNNBase) and each.num_layers < 2
+            ):
+                setattr(each, name, rate)
+                found += 1
+    if not found:
+        raise UsageError("no_dropout")
 
 
 # --- checkpointing ------------------------------------------------------------------------------------------------
@@ -130,77 +203,9 @@ def checkpoint_blocks(model: nn.Module, which: str) -> None:
     found = blocks(model)
     if not found:
         raise UsageError("no_blocks")
-    first, last = _range(which, len(found))
+    first, last = (1, len(found)) if which == "blocks" else block_range(which, len(found), "checkpointing")
     config: Any = getattr(model, "config", None)
     if hasattr(config, "use_cache"):
         config.use_cache = False  # a second forward pass would append to the cache of keys and values
     for _, block in found[first - 1 : last]:
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
-
-
-def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The repeated blocks of a network in order, with their paths: residual blocks, transformer layers."""
-    return _blocks_in(model, "")
-
-
-def _blocks_in(module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
-    found = []
-    for name, child in module.named_children():
-        below = f"{path}.{name}" if path else name
-        if isinstance(module, _CONTAINERS) and _composite(child) and not _is_stage(child):
-            found.append((below, child))
-        else:
-            found += _blocks_in(child, below)
-    return found
-
-
-def _composite(module: nn.Module) -> bool:
-    return sum(1 for each in module.modules() if any(True for _ in each.parameters(recurse=False))) > 1
-
-
-def _is_stage(module: nn.Module) -> bool:
-    """Whether a module is itself a list of blocks, or holds one as its own child: the stage of a staged network."""
-    lists = (
-        [module] if isinstance(module, _CONTAINERS) else [c for c in module.children() if isinstance(c, _CONTAINERS)]
-    )
-    for each in lists:
-        members = list(each.children())
-        if members and all(_composite(m) for m in members) and len({type(m) for m in members}) == 1:
-            return True
-    return False
-
-
-def _range(which: str, count: int) -> tuple[int, int]:
-    if which == "blocks":
-        return 1, count
-    match = re.fullmatch(r"(\d+)-(\d+)", which)
-    if not match or not 1 <= int(match[1]) <= int(match[2]) <= count:
-        raise UsageError("no_such_blocks", which=which, count=count)
-    return int(match[1]), int(match[2])
-
-
-# --- which layer is what ------------------------------------------------------------------------------------------
-
-
-def heads(model: nn.Module) -> list[nn.Module]:
-    """What the model itself calls its classifier (timm; distilled models have two); the last layer if it says none."""
-    found: Any = model.get_classifier() if hasattr(model, "get_classifier") else ()
-    several = found if isinstance(found, (tuple, list)) else (found,)
-    named = [each for each in several if isinstance(each, nn.Module) and any(True for _ in each.parameters())]
-    layers = [each for each in model.modules() if any(True for _ in each.parameters(recurse=False))]
-    return named or layers[-1:]
-
-
-def _output(model: nn.Module) -> list[nn.Module]:
-    """The layer that gives a language model's logits."""
-    found = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    return [found] if found is not None else []
-
-
-def predicts_tokens(model: nn.Module) -> bool:
-    """Whether the model's output is a vocabulary, not classes of its own."""
-    return bool(_output(model))
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # transformers' name for GPT-2's

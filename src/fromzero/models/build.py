@@ -13,6 +13,7 @@ from unittest import mock
 
 from fromzero.errors import UnknownName
 from fromzero.models import families
+from fromzero.records import Workload
 
 # Families that need an import to answer come last: "cnn" must not wait for timm.
 _LAST = ("timm", "torchvision", "huggingface")
@@ -29,9 +30,31 @@ def family_of(name: str) -> ModuleType:
     raise UnknownName("model", name, known)
 
 
-def build(name: str, classes: int, channels: int, size: int) -> Any:
-    """A freshly initialised module with logits of shape (N, classes) for (N, channels, size, size)."""
-    return family_of(name).build(name, classes, channels, size)
+def build(name: str, classes: int, channels: int, size: int, **more: Any) -> Any:
+    """A freshly initialised module with logits of shape (N, classes) for (N, channels, size, size); `channels` is the
+    length of texts and the count of a table's numbers. `more`: `vocabulary` and `categories` as in Workload."""
+    return family_of(name).build(name, classes, channels, size, **more)
+
+
+def built(workload: Workload) -> Any:
+    """The module of a workload, freshly initialised."""
+    return build(workload.model, *_sizes(workload), **_more(workload))
+
+
+def built_on_meta(workload: Workload) -> Any:
+    """The module of a workload, without numbers."""
+    return build_on_meta(workload.model, *_sizes(workload), **_more(workload))
+
+
+def _sizes(workload: Workload) -> tuple[int, int, int]:
+    channels, size = (*workload.input_shape, 0)[:2]
+    return workload.classes, channels, size
+
+
+def _more(workload: Workload) -> dict[str, Any]:
+    """What texts and tables need, and only where they have it."""
+    given = {"vocabulary": workload.vocabulary, "categories": workload.categories}
+    return {name: value for name, value in given.items() if value}
 
 
 def task_of(name: str) -> str:
@@ -39,7 +62,7 @@ def task_of(name: str) -> str:
     return family_of(name).task(name)
 
 
-def build_on_meta(name: str, classes: int, channels: int, size: int) -> Any:
+def build_on_meta(name: str, classes: int, channels: int, size: int, **more: Any) -> Any:
     """The module without numbers. Some models read numbers while they are built (`.item()` of a table of widths): those
     are built with real tables, and only their parameters lose their numbers, each as soon as it is made; the few that
     read their parameters too are built for real."""
@@ -49,7 +72,7 @@ def build_on_meta(name: str, classes: int, channels: int, size: int) -> Any:
     for without_numbers in (lambda: torch.device("meta"), _parameters_on_meta, contextlib.nullcontext):
         try:
             with without_numbers():
-                model = build(name, classes, channels, size)
+                model = build(name, classes, channels, size, **more)
             return model.to("meta")  # old constructors (torch.FloatTensor) and tables from numpy hear of no device
         except Exception as error:  # "Tensor.item() cannot be called on meta tensors", in many ways
             failed = error

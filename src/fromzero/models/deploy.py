@@ -1,4 +1,4 @@
-"""The model as it is deployed: from uint8 pictures to probabilities, normalisation included.
+"""The model as it is deployed: from what is loaded to probabilities, normalisation included.
 
 Training, evaluation, export and serving share `Normalise`, so a model cannot meet other inputs than it learnt from.
 """
@@ -27,12 +27,13 @@ class Normalise(nn.Module):
 
 
 class Deployed(nn.Module):
-    """uint8 (N, size, size, channels) -> probabilities (N, classes)."""
+    """A batch as it is loaded -> probabilities (N, classes): the model behind its `entry`."""
 
-    def __init__(self, model: nn.Module, how: Preprocessing) -> None:
+    def __init__(self, model: nn.Module, entry: nn.Module) -> None:
         super().__init__()
-        self.normalise = Normalise(how)
+        self.normalise = entry
         self.model = model
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(self.model(self.normalise(pixels)).float(), dim=-1)
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        outputs = self.model(self.normalise(given))
+        return torch.softmax(getattr(outputs, "logits", outputs).float(), dim=-1)

@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from fromzero.models.adapt import heads
+from fromzero.models.layers import heads
 
 
 def frozen_head(model: nn.Module) -> nn.Module | None:

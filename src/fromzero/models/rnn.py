@@ -4,27 +4,46 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from fromzero.models.transformer import PADDING, VOCABULARY, masked_mean
+from fromzero.models.transformer import DROPOUT, PADDING, VOCABULARY, masked_mean
 
 CELLS: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU, "plain": nn.RNN}
 
 
 class Rnn(nn.Module):
-    """Tokens (N, length) -> logits (N, classes): reads the text in both directions and averages what it remembers at
-    each token that is not padding. About 1.3 million parameters with LSTM cells, most of them the embedding."""
+    """Tokens (N, length) -> logits (N, classes): reads the text in both directions, each from its own first word, and
+    averages what it remembers at each token that is not padding. About 1.3 million parameters with LSTM cells, most of
+    them the embedding."""
 
     def __init__(self, classes: int, cell: str = "lstm", vocabulary: int = VOCABULARY, width: int = 128) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=PADDING)
-        self.dropout = nn.Dropout(0.1)
-        self.cells = CELLS[cell](width, width, batch_first=True, bidirectional=True)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.forth, self.back = (CELLS[cell](width, width, batch_first=True) for _ in range(2))
         self.head = nn.Linear(2 * width, classes)
 
     def get_classifier(self) -> nn.Module:
         return self.head
 
     def forward(self, tokens: Tensor) -> Tensor:
-        remembered, _ = self.cells(self.dropout(self.embedding(tokens)))
-        return self.head(masked_mean(remembered, tokens != PADDING))
+        seen = tokens != PADDING
+        turned = _turned(seen)
+        x = self.dropout(self.embedding(tokens))
+        forth, back = self.forth(x)[0], self.back(_taken(x, turned))[0]
+        remembered = torch.cat([forth, _taken(back, turned)], -1)
+        return self.head(self.dropout(masked_mean(remembered, seen)))
+
+
+def _turned(seen: Tensor) -> Tensor:
+    """The places (N, length) of each text's words from the last to the first, padding where it was: what is read
+    backwards must not begin with the padding, or a text would mean something else in another batch."""
+    length = seen.sum(1, keepdim=True)
+    place = torch.arange(seen.size(1), device=seen.device)
+    return torch.where(place < length, length - 1 - place, place)
+
+
+def _taken(x: Tensor, places: Tensor) -> Tensor:
+    """`x` (N, length, width) in the order of `places` (N, length)."""
+    return x.gather(1, places[..., None].expand(-1, -1, x.size(-1)))

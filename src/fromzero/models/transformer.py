@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 PADDING = 0  # the token that fills short texts up
 VOCABULARY = 8192
+DROPOUT = 0.1  # a recipe's `dropout` sets another
 
 
 class Transformer(nn.Module):
@@ -22,6 +23,7 @@ class Transformer(nn.Module):
     def __init__(self, classes: int, vocabulary: int = VOCABULARY, width: int = 128, layers: int = 3) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=PADDING)
+        self.dropout = nn.Dropout(DROPOUT)
         self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
@@ -31,10 +33,10 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         seen = tokens != PADDING
-        x = with_positions(self.embedding(tokens))
+        x = self.dropout(with_positions(self.embedding(tokens)))
         for block in self.blocks:
             x = block(x, seen[:, None, None, :])
-        return self.head(masked_mean(self.norm(x), seen))
+        return self.head(self.dropout(masked_mean(self.norm(x), seen)))
 
 
 class Gpt(nn.Module):
@@ -45,6 +47,8 @@ class Gpt(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
         nn.init.normal_(self.embedding.weight, std=0.02)  # as an output layer it would start far too sure
+        self.scale = math.sqrt(width)  # and as inputs, words would drown in their positions
+        self.dropout = nn.Dropout(DROPOUT)
         self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
@@ -54,7 +58,7 @@ class Gpt(nn.Module):
         return self.head
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = with_positions(self.embedding(tokens))
+        x = self.dropout(with_positions(self.embedding(tokens) * self.scale))
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
@@ -63,7 +67,7 @@ class Gpt(nn.Module):
 class Block(nn.Module):
     """Attention and two linear layers, each normed before and added to its input. Without a mask it is causal."""
 
-    def __init__(self, width: int, heads: int = 4, dropout: float = 0.1) -> None:
+    def __init__(self, width: int, heads: int = 4, dropout: float = DROPOUT) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from torch import nn
 from fromzero.attempts import first_of
 from fromzero.errors import DataError, UsageError
 from fromzero.language import say
+from fromzero.models import hub
+from fromzero.models.calling import Called
+from fromzero.models.families import huggingface
 from fromzero.terminal import Console
 
 # Packages that carry the weights of a model: model -> (importable package, pattern of the file in it). The tensors
@@ -29,6 +33,8 @@ def load_pretrained(model: nn.Module, name: str, where: str, console: Console | 
     """Fill `model` with trained weights, except for tensors of another shape (a head for other classes, a first layer
     for other channels). `where` is a file or "auto". Returns the source; raises SourceError with what was tried."""
     console = console or Console()
+    if name.startswith(huggingface.PREFIX):
+        return _load_transformers(model, name, where, console)
     if where != "auto":
         path = Path(where).expanduser()
         if not path.is_file():
@@ -44,8 +50,34 @@ def load_pretrained(model: nn.Module, name: str, where: str, console: Console | 
     return first_of(fillers, "no_weights", name, console)[1]
 
 
+def _load_transformers(model: nn.Module, name: str, where: str, console: Console) -> str:
+    """Through transformers' own loader, which knows the names that checkpoints of all ages have, and shards."""
+    folder = hub.folder(huggingface.plain_name(name), where, console)
+    inner: Any = model.model if isinstance(model, Called) else model
+    own = inner.state_dict()
+    try:
+        loaded, about = type(inner).from_pretrained(
+            folder,
+            config=copy.deepcopy(inner.config),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # a head for other classes
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:  # damaged files fail in many ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise DataError("weights_unreadable", path=folder, reason=reason) from error
+    absent = {*about["missing_keys"], *(each[0] for each in about["mismatched_keys"])}
+    fitting = {key: each for key, each in loaded.state_dict().items() if key in own and key not in absent}
+    if len(fitting) * 2 < len(own):
+        raise DataError("weights_do_not_fit", fitting=len(fitting), tensors=len(own))
+    inner.load_state_dict(fitting, strict=False)
+    return str(folder)
+
+
 def _sources(name: str) -> list[tuple[str, Callable[[], dict[str, torch.Tensor]]]]:
-    folder = Path(os.environ.get("FROMZERO_WEIGHTS") or Path.home() / ".cache" / "fromzero" / "weights")
+    folder = hub.cache()
     plain = name.replace(":", "-").replace("/", "-")
     return [
         (say("source.local", path=folder), lambda: _from_folder(folder, plain)),

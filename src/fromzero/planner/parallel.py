@@ -2,13 +2,15 @@
 
 ddp      every card holds everything, and a copy of the gradients in buckets for the all-reduce
 fsdp     weights, gradients and optimizer state are divided; a block's full weights exist while it runs
+pipeline every card holds some of the blocks, and a few micro-batches of their activations
 offload  the optimizer's state lives in the machine's memory
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 
 from fromzero.planner.breakdown import unit_of
 from fromzero.planner.timing import DIRECT, LINKS, communication, exposed, link_of
@@ -71,6 +73,62 @@ def fsdp(trace: Trace, cards: int, reshard: bool = True) -> Trace:
     return dataclasses.replace(trace, events=tuple(each for _, _, each in order), parts=parts)
 
 
+MICRO_BATCHES = 4  # a stage: cards then wait for (stages - 1) of (5 stages - 1) micro-batches, a fifth of the time
+
+
+def micro_batches(rows: int, stages: int) -> int:
+    """Into how many equal parts a pipeline cuts a batch: enough that the cards seldom wait for each other."""
+    return max(each for each in range(1, min(rows, MICRO_BATCHES * stages) + 1) if rows % each == 0)
+
+
+def stage_starts(sizes: Sequence[int], stages: int) -> list[int]:
+    """The blocks, of these sizes in order, that begin the second and each later stage, so that each stage has about as
+    much. There are at least as many blocks as stages."""
+    before = [0, *itertools.accumulate(sizes)]
+    starts: list[int] = []
+    for stage in range(1, stages):
+        low, high = (starts[-1] if starts else 0) + 1, len(sizes) - (stages - stage)
+        starts.append(min(range(low, high + 1), key=lambda at: abs(before[at] - before[-1] * stage / stages)))
+    return starts
+
+
+def pipeline(trace: Trace, stages: int) -> Trace:
+    """The stage that needs most. Stage i of n keeps the activations of n - i micro-batches at once (PyTorch's schedule
+    1F1B). Raises ValueError where there are fewer blocks than stages."""
+    if len(trace.units) < stages:
+        raise ValueError(len(trace.units))
+    return max((_stage(trace, stages, number) for number in range(stages)), key=Trace.live_peak)
+
+
+def _stage(trace: Trace, stages: int, number: int) -> Trace:
+    sizes = _gathered_sizes(trace)
+    starts = stage_starts([sizes.get(unit, 0) for unit in trace.units], stages)
+    of_unit = {unit: sum(start <= at for start in starts) for at, unit in enumerate(trace.units)}
+    seen, stage_at = 0, []  # what lies between two blocks belongs to the earlier one's stage
+    for phase, path, _ in trace.moments:
+        seen = of_unit.get(unit_of(trace, path), seen) if phase in ("forward", "backward") else 0
+        stage_at.append(seen)
+    born = {each.block: each.moment for each in reversed(trace.events) if each.sign > 0}
+    used: dict[str, int] = {}  # what is in no block belongs where it is used first
+    for (phase, path, _), stage in zip(trace.moments, stage_at, strict=True):
+        if phase == "forward":
+            used.setdefault(unit_of(trace, path), stage)
+    micro = micro_batches(trace.batch, stages)
+    held = min(1.0, (stages - number) / micro)
+    kept = []
+    for each in trace.events:
+        if each.block in trace.places:
+            unit = unit_of(trace, trace.places[each.block])
+            if of_unit.get(unit, used.get(unit, 0)) == number:
+                kept.append(each)
+        elif trace.moments[born[each.block]].phase == "optimizer":
+            kept.append(each._replace(size=-(-each.size // stages)))  # temporaries: about its share
+        elif stage_at[born[each.block]] == number:
+            lasts = trace.parts[each.block] in STATE  # gradients are of all micro-batches together
+            kept.append(each if lasts else each._replace(size=round(each.size * held)))
+    return dataclasses.replace(trace, events=tuple(kept))
+
+
 def gradient_bytes(trace: Trace) -> int:
     """What the cards exchange at the end of a step."""
     return sum(size for _, size in _gradients(trace))
@@ -92,18 +150,22 @@ def state_bytes(trace: Trace) -> int:
 HOST_BANDWIDTH = 15e9
 
 
-def waiting(trace: Trace, card: Card, time: Time, *, cards: int, how: str, offload: bool) -> float:
+def waiting(
+    trace: Trace, card: Card, time: Time, *, cards: int, how: str, offload: bool, network: float | None = None
+) -> float:
     """Seconds of a step in which a card waits for the others, or for the host. `trace` is the undivided step, `time`
-    that step on one card; `how` is "ddp", "fsdp" or "fsdp-grad-op"."""
+    that step on one card; `how` is one of `records.PARALLEL`, `network` bits/s between machines, None for one."""
     link = link_of(card)
     forward, backward = time.parts["forward"], time.parts["backward"]
     seconds = 0.0
-    if cards > 1 and how == "ddp":
-        seconds += exposed(communication(gradient_bytes(trace), cards, link), backward)
+    if cards > 1 and how == "pipeline":  # while the first micro-batch comes and the last one leaves
+        seconds += (forward + backward) / cards * (cards - 1) / micro_batches(trace.batch, cards)
+    elif cards > 1 and how == "ddp":
+        seconds += exposed(communication(gradient_bytes(trace), cards, link, network=network), backward)
     elif cards > 1:
         weights = weight_bytes(trace)
-        gather = communication(weights, cards, link, "all-gather")
-        reduce = communication(gradient_bytes(trace), cards, link, "reduce-scatter")
+        gather = communication(weights, cards, link, "all-gather", network)
+        reduce = communication(gradient_bytes(trace), cards, link, "reduce-scatter", network)
         again = gather if how == "fsdp" else 0.0
         seconds += exposed(gather, forward) + exposed(again + reduce, backward)
     if offload:  # gradients go down and weights come up; the card waits for the CPU's step

@@ -218,6 +218,10 @@ LINKS: Mapping[str, float] = {
 # twice; a direct link gives about this share of its figure.
 THROUGH_HOST, DIRECT = 0.4, 0.8
 HOP_SECONDS = 10e-6  # the start of one message
+# Between machines: bits/s of the network of each, unless the user says another. An assumption too: the Ethernet that a
+# room of workstations has; data centres have 100 to 400 Gbit/s.
+NETWORK = 10e9
+NETWORK_HOP_SECONDS = 50e-6
 OVERLAP = 0.9  # of backward: the first layers' gradients come last and wait for nothing
 _PCIE = {"maxwell": "pcie3", "pascal": "pcie3", "volta": "pcie3", "turing": "pcie3", "ampere": "pcie4", "ada": "pcie4"}
 
@@ -227,14 +231,24 @@ def link_of(card: Card) -> str:
     return _PCIE.get(card.architecture.lower(), "pcie5")
 
 
-def communication(data: float, cards: int, link: str, collective: str = "all-reduce") -> float:
+def communication(
+    data: float, cards: int, link: str, collective: str = "all-reduce", network: float | None = None
+) -> float:
     """Seconds in which `cards` cards sum (all-reduce), collect (all-gather) or sum and share out (reduce-scatter)
-    `data` bytes in a ring over a link of `LINKS`."""
+    `data` bytes in a ring over a link of `LINKS`. A ring through several machines is as fast as its slowest link:
+    `network` is that between them in bits/s, None where there is one machine."""
     if cards < 2:
         return 0.0
     rounds = (cards - 1) * {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}[collective]
-    rate = LINKS[link] * (THROUGH_HOST if link.startswith("pcie") else DIRECT)
-    return rounds * (data / cards / rate + HOP_SECONDS)
+    rate, hop = link_rate(link), HOP_SECONDS
+    if network is not None:
+        rate, hop = min(rate, network / 8 * DIRECT), NETWORK_HOP_SECONDS
+    return rounds * (data / cards / rate + hop)
+
+
+def link_rate(link: str) -> float:
+    """Bytes/s that a link of `LINKS` really gives."""
+    return LINKS[link] * (THROUGH_HOST if link.startswith("pcie") else DIRECT)
 
 
 def exposed(seconds: float, backward: float) -> float:

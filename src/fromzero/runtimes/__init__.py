@@ -6,11 +6,9 @@ gives the classifier. Found by folder; they never import each other.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-
-from fromzero.records import Preprocessing
 
 
 class Classifier(Protocol):
@@ -18,9 +16,10 @@ class Classifier(Protocol):
 
     name: str  # for people: "cnn", "resnet50"
     labels: tuple[str, ...]
-    preprocessing: Preprocessing
+    task: str  # a file of tasks/
+    preprocessing: Any  # the record that the task's `prepared` takes
 
     def scores(self, batch: np.ndarray) -> np.ndarray:
-        """uint8 (N, size, size, channels), as `data.images.pixels` makes them -> float32 (N, classes), each row a
-        probability distribution over `labels`. Safe to call from several threads."""
+        """Samples as the task's `prepared` makes them, stacked - uint8 (N, size, size, channels) for pictures ->
+        float32 (N, classes), each row a probability distribution over `labels`. Safe to call from several threads."""
         ...

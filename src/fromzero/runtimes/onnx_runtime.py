@@ -30,6 +30,7 @@ class OnnxClassifier:
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     session: Any
+    task: str = "image"
 
     def scores(self, batch: np.ndarray) -> np.ndarray:
         """uint8 (N, size, size, channels) -> float32 (N, classes); a session may be run from several threads."""

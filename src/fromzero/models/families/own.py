@@ -20,18 +20,19 @@ def task(name: str) -> str:
     return _TASKS[name]
 
 
-def build(name: str, classes: int, channels: int, size: int) -> Any:
+def build(name: str, classes: int, channels: int, size: int, *, vocabulary: int = 0, **_: Any) -> Any:
     from fromzero.models.cnn import Cnn
     from fromzero.models.rnn import Rnn
-    from fromzero.models.transformer import Gpt, Transformer
+    from fromzero.models.transformer import VOCABULARY, Gpt, Transformer
 
+    tokens = vocabulary or VOCABULARY
     if name == "cnn":
         return Cnn(classes, channels)
     if name == "gpt":
-        return Gpt()
+        return Gpt(tokens)
     if name == "transformer":
-        return Transformer(classes)
-    return Rnn(classes, cell=name.partition("-")[2] or "lstm")
+        return Transformer(classes, tokens)
+    return Rnn(classes, name.partition("-")[2] or "lstm", tokens)
 
 
 def normalisation(name: str) -> dict[str, Any] | None:

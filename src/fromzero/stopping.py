@@ -1,0 +1,50 @@
+"""Asking a run to stop: SIGINT and SIGTERM let it finish its step and save; a second one ends it at once."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class Stop:
+    """Whether somebody asked, and by which signal (0: nobody)."""
+
+    signal: int = 0
+
+    def end(self) -> None:
+        """Leave as a process does that was ended by that signal."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self.signal)
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Stop]:
+    """Signals are asked for here while this lasts. In a thread that is not the main one, Python delivers none."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        if stop.signal:  # the second time: at once
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+        stop.signal = number
+
+    for number in SIGNALS:
+        signal.signal(number, asked)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
