@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import cross_entropy
 
+from fromzero.cli import parser_of
 from fromzero.engine import start
+from fromzero.errors import UsageError
 from fromzero.finding import HIGHEST, LOWEST, STEPS, find_lr, read_curve
 from fromzero.models.cnn import Cnn
 from fromzero.records import Recipe
+from fromzero.training import train
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +37,7 @@ def batches(digits):
 def test_a_rate_is_found_that_learns_and_one_ten_thousand_times_larger_does_not(digits, optimizer):
     torch.manual_seed(0)
     model, recipe = Cnn(10, 1, width=8), Recipe(optimizer=optimizer)
-    state = copy.deepcopy(model.state_dict())
     found = find_lr(start(recipe, "cpu"), model, cross_entropy, recipe, batches(digits))
-    assert all(torch.equal(each, state[name]) for name, each in model.state_dict().items())
     assert found.lr == pytest.approx(found.lowest / 10) and LOWEST < found.lr < HIGHEST
     assert len(found.rates) == len(found.losses) == len(found.smoothed) <= STEPS
     assert found.losses[-1] > min(found.losses)  # the curve shows where it is too much
@@ -63,3 +64,29 @@ def test_the_steepest_fall_lies_before_the_lowest_loss():
     rates = [1e-6 * 2**n for n in range(len(smoothed))]
     found = read_curve(rates, smoothed, smoothed)
     assert found.lowest == rates[19] and found.steepest == rates[16] and found.lr == rates[19] / 10
+
+
+def test_a_run_takes_the_rate_that_was_found_and_keeps_the_curve(digits, tmp_path):
+    pixels, labels = digits
+    for number, (each, label) in enumerate(zip(pixels[:200], labels, strict=False)):
+        path = tmp_path / "data" / str(int(label)) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((each[0].numpy() * 255).astype(np.uint8)).save(path)
+    words = {"model": "cnn", "device": "cpu", "epochs": 1, "batch": 16, "augmentation": "none"}
+    run, again = (train(tmp_path / "data", output=tmp_path / name, lr="find", **words) for name in ("one", "other"))
+    found, planned = run.record()["lr_found"], run.plan()
+    assert planned.recipe.lr == found["lr"] == found["lowest"] / 10
+    assert len(found["rates"]) == len(found["smoothed"]) and "learning_rate" not in {x.code for x in planned.advice}
+    assert again.record()["lr_found"] == found  # trying is a function of the seed, too
+    assert float(run.metrics.read_text().splitlines()[1].rpartition(",")[2]) <= found["lr"]
+
+
+def test_the_flag_takes_a_number_or_find():
+    parser = parser_of("train")
+    assert parser.parse_args(["data", "--lr", "find"]).lr == "find"
+    assert parser.parse_args(["data", "--lr", "1e-3"]).lr == 1e-3
+    for wrong in ("-1", "much"):
+        with pytest.raises(UsageError):
+            parser.parse_args(["data", "--lr", wrong])
+    with pytest.raises(UsageError):  # a plan tries nothing
+        parser_of("plan").parse_args(["cnn", "--lr", "find"])

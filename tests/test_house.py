@@ -47,7 +47,7 @@ ORDER = [
     ["training"],
     ["pictures", "card"],
     ["report"],
-    ["crossing"],
+    ["crossing", "improving"],
     ["formats"],
     ["exporting", "serving"],
     ["quickstart"],

@@ -97,7 +97,7 @@ def test_predicted_stands_beside_measured(page, evaluated):
 
 def test_the_page_holds_its_figures(page, evaluated):
     run, result = evaluated
-    assert f"{result.accuracy * 100:.2f} %" in page
+    assert f"{result.accuracy:.2%}" in page
     names = {each.stem for each in run.figures.iterdir()}
     measured = {name for name in run.metrics.read_text().splitlines()[0].split(",") if name.startswith("val_")}
     assert names == {"confusion", "reliability", "loss", "lr", "gradient_norm", *measured} - {"val_loss"}
@@ -310,7 +310,7 @@ def test_cross_entropy():
 
 
 class Fixed:
-    name = "fixed"
+    name, task = "fixed", "image"
     labels = ("a", "b", "c")
 
     def __init__(self, scores):

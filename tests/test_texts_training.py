@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fromzero import tasks
 from fromzero.data import tokens
@@ -111,10 +112,13 @@ def test_a_language_model_goes_on_from_another_run(writer, tmp_path):
     ask = [{"instruction": f"Count from {n}: {n * n}", "output": "one two three"} for n in range(30)]
     path.write_text("\n".join(map(json.dumps, ask)), encoding="utf-8")
     weights = writer.best / "model.safetensors"
-    run = train(path, model="gpt", output=tmp_path / "run", pretrained=str(weights), epochs=1, batch=4, **WORDS)
+    run = train(
+        path, model="gpt", output=tmp_path / "run", pretrained=str(weights), epochs=1, batch=4, lr=1e-7, **WORDS
+    )
     how = run.preprocessing()
     assert how.tokenizer == writer.preprocessing().tokenizer and how.template == "plain"
-    assert history(run)[0]["val_loss"] < math.log(how.vocabulary)
+    was, became = (load_file(each.best / "model.safetensors")["embedding.weight"] for each in (writer, run))
+    torch.testing.assert_close(became, was, atol=1e-4, rtol=0)
     assert isinstance(generate(run.path, "Count from 3", tokens=4), str)
 
 
@@ -125,8 +129,8 @@ def test_how_a_transformers_model_reads(reviews, tmp_path):
     kit = tokens.opened(tokens.train_tokenizer(["喜欢 讨厌 酒店"] * 3, 300))
     wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=kit, pad_token="<pad>", eos_token="<end>")
     wrapped.save_pretrained(tmp_path)
-    config = transformers.BertConfig(vocab_size=kit.get_vocab_size(), hidden_size=16, num_hidden_layers=1,
-                                     num_attention_heads=2, intermediate_size=16, max_position_embeddings=40)  # fmt: skip
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.BertConfig(vocab_size=kit.get_vocab_size(), max_position_embeddings=40, **small)
     transformers.BertModel(config).save_pretrained(tmp_path)
     name = f"hf:{tmp_path}"
     published = text.preprocessing(manifest, name, {"pretrained": "auto"})

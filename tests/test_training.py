@@ -138,7 +138,7 @@ checkpoint.os.replace = cut
 """
 _AT_BEST = """
 save = checkpoint.save
-checkpoint.save = lambda folder, *args: die() if folder.name == 'best' else save(folder, *args)
+checkpoint.save = lambda folder, *args, **more: die() if folder.name == 'best' else save(folder, *args, **more)
 """
 KILLS = [
     ("first step", _AT_STEP.format(number=2)),
@@ -333,10 +333,10 @@ def test_full_disk_keeps_the_checkpoint_before(pictures, tmp_path):
 import resource
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 save, count = checkpoint.save, [0]
-def full(folder, *args):
+def full(folder, *args, **more):
     count[0] += 1
     if count[0] == 6: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-    return save(folder, *args)
+    return save(folder, *args, **more)
 checkpoint.save = full
 """
     done = child(

@@ -139,3 +139,4 @@ def _all_classes(scores: np.ndarray, present: np.ndarray, classes: int) -> np.nd
 
 
 _METHODS = {"table": boosted, "texts": counted}
+KINDS = tuple(_METHODS)

@@ -83,7 +83,15 @@ def results(result: Evaluation | LanguageEvaluation) -> list[tuple[str, str]]:
         low, high = (f"{each:.2%}" for each in result.interval)
         accuracy = say("card.interval", value=f"{result.accuracy:.2%}", low=low, high=high)
         rows = [(say("report.samples"), f"{result.samples:,}"), (measure_name("accuracy"), accuracy)]
-    return rows + [(measure_name(name), measure_text(name, value)) for name, value in found.items()]
+    rows += [(measure_name(name), measure_text(name, value)) for name, value in found.items()]
+    if isinstance(result, Evaluation) and result.baseline:
+        method = say(f"baseline.{result.baseline_method}")
+        rows += [
+            (say("baseline.of", method=method, measure=measure_name(name)), measure_text(name, result.baseline[name]))
+            for name in ("accuracy", "auc")
+            if name in result.baseline
+        ]
+    return rows
 
 
 def energy_text(kwh: float | None) -> str:

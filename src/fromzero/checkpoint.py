@@ -3,7 +3,8 @@
 A checkpoint is a folder written beside its place and swapped in. `state.json` is written last and holds the checksum
 of every other file, so a folder is either complete or known not to be. After a crash between the two renames of a
 swap, the complete one of the two folders is read in its place, and the next `save` begins by finishing the swap.
-Reading changes nothing on disk: another process may be training.
+Reading changes nothing on disk: another process may be training. What was in the place before can be kept for the case
+that a disk gives back other bits than it was given.
 """
 
 from __future__ import annotations
@@ -26,8 +27,16 @@ Tensors = dict[str, torch.Tensor]
 _STATE = "state.json"
 
 
-def save(folder: Path, groups: dict[str, Tensors], state: dict[str, Any], shards: Path | None = None) -> None:
-    """Write `groups` as `<group>.safetensors` and `state` as JSON, then take the place of what was in `folder`.
+def save(
+    folder: Path,
+    groups: dict[str, Tensors],
+    state: dict[str, Any],
+    shards: Path | None = None,
+    *,
+    spare: bool = False,
+) -> None:
+    """Write `groups` as `<group>.safetensors` and `state` as JSON, then take the place of what was in `folder`, which
+    with `spare` is kept beside it until the next save: see `mend`. At no moment there are more than two.
     `shards` is a folder beside it, of files that several processes wrote: they move into the checkpoint. Raises
     DiskError; the checkpoint that was there stays whole."""
     new, old = _beside(folder)
@@ -48,6 +57,8 @@ def save(folder: Path, groups: dict[str, Tensors], state: dict[str, Any], shards
         state_file.write_text(json.dumps({**state, "sha256": sums}, indent=1), encoding="utf-8")
         sync(state_file)
         _swap(folder, new, old)
+        if not spare:
+            shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(new, ignore_errors=True)
         raise disk_error(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
@@ -101,6 +112,19 @@ def recover(folder: Path) -> None:
         shutil.rmtree(each, ignore_errors=True)
 
 
+def mend(folder: Path) -> bool:
+    """Put the checkpoint before, where it was kept, in the place of one that is damaged; whether there was need. Only
+    for the process that writes this checkpoint. Raises RunError where neither is whole."""
+    if not folder.is_dir() or _complete(folder):
+        return False
+    _, old = _beside(folder)
+    if not _complete(old):
+        raise RunError("checkpoint_damaged", path=folder)
+    shutil.rmtree(folder)
+    os.replace(old, folder)
+    return True
+
+
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
     """The optimizer's tensors, flat: "<number of the parameter>.<name>"."""
     state = optimizer.state_dict()["state"]
@@ -131,7 +155,6 @@ def _swap(folder: Path, new: Path, old: Path) -> None:
     if folder.exists():
         os.replace(folder, old)
     os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:

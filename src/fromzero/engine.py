@@ -135,7 +135,8 @@ class Engine:
 
     def clip_grad_norm_(self, parameters: Iterable[Tensor], norm: float) -> Tensor:
         """The norm of all processes' gradients together, before they were clipped."""
-        total = self.accelerator.clip_grad_norm_(parameters, norm)
+        clip = nn.utils.clip_grad_norm_ if self.scaler is None else self.accelerator.clip_grad_norm_
+        total = clip(parameters, norm)
         self.norm = _whole(total) if total is not None else torch.zeros((), device=self.device)
         return self.norm
 
@@ -192,7 +193,7 @@ class Engine:
         """The optimizer as accelerate runs it: it skips a step whose fp16 gradients overflowed."""
         if self.recipe.offload == "optimizer" and not self.recipe.parallel.startswith("fsdp"):
             optimizer = HostOptimizer(optimizer)
-        return self.accelerator.prepare_optimizer(optimizer)
+        return optimizer if self.scaler is None else self.accelerator.prepare_optimizer(optimizer)
 
     # --- what the processes tell each other ---------------------------------------------------------------------------
 
@@ -304,12 +305,12 @@ class Engine:
             _write_shards(beside, state_of)
             self.wait()
             if self.main:
-                checkpoint.save(folder, more, state, shards=beside)
+                checkpoint.save(folder, more, state, shards=beside, spare=True)
                 beside.rmdir()
         else:
             tensors = self.tensors(model, optimizer)
             if self.main:
-                checkpoint.save(folder, {**tensors, **more}, state)
+                checkpoint.save(folder, {**tensors, **more}, state, spare=not whole)
         self.wait()
 
     def load(self, folder: Path, model: nn.Module, optimizer: Any) -> tuple[dict[str, Tensors], dict[str, Any]]:

@@ -56,6 +56,8 @@ class Evaluation:
     confusion: tuple[tuple[int, ...], ...]
     mistakes: tuple[Mistake, ...]
     measures: Mapping[str, float] = field(default_factory=dict)  # all that the task measures
+    baseline: Mapping[str, float] = field(default_factory=dict)  # the same of the method to beat, on the same part
+    baseline_method: str = ""  # as in `baselines.Baseline`
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Which learning rate to start with: a short run on a copy of the weights whose rate rises until the loss explodes."""
+"""Which learning rate to start with: a short run on a model that is thrown away, whose rate rises until the loss
+explodes."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,23 +45,20 @@ def find_lr(
 ) -> Found:
     """The learning-rate range test (Smith 2017): up to `steps` steps with rates that rise from LOWEST to HIGHEST by the
     same factor; it ends early where the loss explodes. `batches` gives what one step takes, in turn. The model and the
-    engine's loss scaler are left as they were."""
-    tried = copy.deepcopy(model)
-    optimizer = engine.prepare_optimizer(make_optimizer(tried, recipe))
-    scaler = getattr(engine, "scaler", None)
-    scale = scaler.state_dict() if scaler is not None else {}
+    engine's loss scaler are spoilt by it: hand in what is not needed afterwards."""
+    optimizer = engine.prepare_optimizer(make_optimizer(model, recipe))
     rates: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
     mean = 0.0
-    train_mode(tried)
+    train_mode(model)
     with torch.random.fork_rng():
         for number, parts in zip(range(steps), batches, strict=False):
             rate = LOWEST * (HIGHEST / LOWEST) ** (number / max(1, steps - 1))
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("lr_scale", 1.0)
             torch.manual_seed(recipe.seed + number)
-            loss = float(training_step(engine, tried, loss_of, optimizer, parts, recipe))
+            loss = float(training_step(engine, model, loss_of, optimizer, parts, recipe))
             if not math.isfinite(loss):
                 break
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
@@ -70,8 +67,6 @@ def find_lr(
             smoothed.append(mean / (1 - SMOOTHING ** (number + 1)))
             if number > SETTLING and smoothed[-1] > EXPLODED * min(smoothed):
                 break
-    if scaler is not None:
-        scaler.load_state_dict(scale)
     return read_curve(rates, losses, smoothed)
 
 

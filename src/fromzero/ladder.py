@@ -17,7 +17,16 @@ from fromzero.models.layers import blocks
 from fromzero.records import Recipe
 
 # What an allocation that fails says, on a card and on a CPU.
-_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_SIGNS = (
+    "out of memory",
+    "Out of Memory",
+    "can't allocate memory",
+    "not enough memory",
+    "unable to mmap memory",
+    "std::bad_alloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,25 @@ def divided(batches: Sequence[tuple[Tensor, Tensor]], parts: int) -> list[Any]:
     return [pair for inputs, targets in cut for pair in zip(inputs, targets, strict=True)]
 
 
-def changes(model: nn.Module) -> int:
-    """Counts what was written into the weights: a step that failed before it changed them can be made again."""
-    return sum(each._version for each in model.parameters())
+def reason(error: BaseException) -> str:
+    """What an error says, in a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+class Begun:
+    """Counts the steps that an optimizer begins: what failed before can be made again. The weights alone do not tell:
+    an optimizer moves its moments first, and a first step may leave it with half a state."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.count = 0
+        optimizer.register_step_pre_hook(self)
+
+    def __call__(self, *_: Any) -> None:
+        self.count += 1
+
+
+def reset(scaler: Any, device: torch.device) -> None:
+    """Let a scaler of gradients forget that it has unscaled those of a step that is made again."""
+    if scaler is not None:
+        scaler.scale(torch.zeros((), device=device))  # a scaler that has seen no loss has nothing to forget
+        scaler.update(scaler.get_scale())

@@ -59,6 +59,8 @@ _ALONE = (
     ("freeze", "gradual", PARALLEL),
     ("base_quantisation", "nf4", _DIVIDED),
     ("precision", "amp-fp16", ("pipeline",)),
+    ("l1", None, ("pipeline",)),
+    ("lr", "find", _DIVIDED),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from fromzero import card, language, metrics, pictures, tasks
+from fromzero import baselines, card, language, metrics, pictures, tasks
 from fromzero.data.images import decode
 from fromzero.data.manifest import SPLITS, Manifest
 from fromzero.data.pack import read
@@ -73,6 +74,7 @@ def evaluate(
         classifier = open_classifier(source.path)
         scores, truth = answers_of(lambda inputs, _: classifier.scores(inputs), samples, rows, console)
         result = counted(classifier, scores, truth, samples, rows, part)
+        result = _beside_baseline(source, result, manifest, console)
         drawn |= _of_classes(result, scores, truth)
     if samples.changed:
         console.line(say("evaluate.changed", count=len(samples.changed)))
@@ -81,6 +83,24 @@ def evaluate(
     if not card.write(source, result, manifest):
         console.line(say("card.not_ours", path=source.path / card.FILE))
     return result
+
+
+def _beside(result: Evaluation | LanguageEvaluation, name: str) -> str:
+    beside = getattr(result, "baseline", {})
+    return measure_text(name, beside[name]) if name in beside else ""
+
+
+def _beside_baseline(run: Run, result: Evaluation, manifest: Manifest, console: Console) -> Evaluation:
+    """The measures of the method to beat, where the kind of data has one; made once for a run, as its data do not
+    change."""
+    kept = run.record().get("baseline")
+    if kept is None and manifest.kind in baselines.KINDS:
+        console.line(say("baseline.running"))
+        kept = to_json(baselines.baseline(manifest))
+        run.note(baseline=kept)
+    if not kept or result.split not in kept["measures"]:
+        return result
+    return dataclasses.replace(result, baseline=kept["measures"][result.split], baseline_method=kept["method"])
 
 
 def summary(result: Evaluation | LanguageEvaluation, run: Path) -> str:
@@ -124,7 +144,10 @@ def _write_report(
         plan=plan,
         result=result,
         tiles=_tiles(result),
-        measures=[(measure_name(name), measure_text(name, value)) for name, value in _further(result).items()],
+        measures=[
+            (measure_name(name), measure_text(name, value), _beside(result, name))
+            for name, value in _further(result).items()
+        ],
         written=written,
         pairs=_predicted_beside_measured(record),
         figures={name: _data_url(png) for name, png in drawn.items()},
@@ -168,7 +191,9 @@ def _positive(result: Evaluation | LanguageEvaluation) -> str:
 
 
 def _further(result: Evaluation | LanguageEvaluation) -> dict[str, float]:
-    """What the task measures beside the tiles."""
+    """What the task measures beside the tiles; all of it where there is a baseline to compare with."""
+    if getattr(result, "baseline", None):
+        return dict(getattr(result, "measures", {}))
     shown = ("loss", "accuracy", "macro_f1")
     return {name: value for name, value in getattr(result, "measures", {}).items() if name not in shown}
 
@@ -191,9 +216,8 @@ def _of_training(run: Run) -> Figures:
         name = column.removeprefix("val_")
         if name != column and name != "loss":
             title, values = measure_name(name), [row.get(column, np.nan) for row in history]
-            drawn[column] = pictures.lines(
-                title, say("report.epoch"), {say("report.validation"): (epochs, values)}, True
-            )
+            series = {say("report.validation"): (epochs, values)}
+            drawn[column] = pictures.lines(title, say("report.epoch"), series)
     for name in ("lr", "gradient_norm"):
         points = [(row["step"], row[name]) for row in steps if name in row]
         if len(points) > 1:

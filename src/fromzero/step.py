@@ -1,11 +1,12 @@
 """One training step: forward, loss, backward, optimizer. The planner traces this function and training runs it.
 
-The `engine` is an `accelerate.Accelerator`; for the planner it is `planner.trace.MetaEngine`, which has the same four
-methods for tensors that hold no numbers.
+The `engine` is an `engine.Engine`; for the planner it is `planner.trace.MetaEngine`, which has the same methods for
+tensors that hold no numbers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,7 +38,8 @@ def training_step(
         optimizer.zero_grad(set_to_none=True)
     total = None
     for number, (inputs, targets) in enumerate(batches):
-        with engine.autocast():
+        last = number + 1 == len(batches)  # until then, several cards keep their gradients to themselves
+        with contextlib.nullcontext() if last else engine.no_sync(model), engine.autocast():
             outputs = model(inputs)
             loss = loss_of(outputs, targets) / len(batches)
         if recipe.zero_grad == "before-backward" and number == 0:

@@ -1,4 +1,5 @@
-"""Asking a run to stop: SIGINT and SIGTERM let it finish its step and save; a second one ends it at once."""
+"""Asking a run to stop: SIGINT (Ctrl-C), SIGTERM (a cluster's end of time) and SIGHUP (the terminal was closed) let it
+finish its step and save; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = [
+    getattr(signal, each) for each in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, each)
+]  # Windows: no HUP
 
 
 @dataclass
@@ -28,12 +31,14 @@ class Stop:
 
 @contextlib.contextmanager
 def stopping() -> Iterator[Stop]:
-    """Signals are asked for here while this lasts. In a thread that is not the main one, Python delivers none."""
+    """Signals are asked for here while this lasts, but for those that are ignored (nohup). In a thread that is not the
+    main one, Python delivers none."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    before: dict[int, Any] = {each: signal.getsignal(each) for each in SIGNALS}
+    before = {each: handler for each, handler in before.items() if handler not in (signal.SIG_IGN, None)}
 
     def asked(number: int, frame: FrameType | None) -> None:
         if stop.signal:  # the second time: at once
@@ -41,8 +46,8 @@ def stopping() -> Iterator[Stop]:
             signal.raise_signal(number)
         stop.signal = number
 
-    for number in SIGNALS:
-        signal.signal(number, asked)
+    for each in before:
+        signal.signal(each, asked)
     try:
         yield stop
     finally:

@@ -14,11 +14,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import gc
 import hashlib
+import itertools
 import math
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,9 @@ from fromzero.data.manifest import Manifest, digest
 from fromzero.data.sampling import class_weights, drawn
 from fromzero.errors import FromzeroError, RunError, UsageError
 from fromzero.evaluation import answers_of
+from fromzero.files import disk_error
+from fromzero.finding import STEPS as TRIED_STEPS
+from fromzero.finding import Found, find_lr
 from fromzero.fitting import fit as fitting
 from fromzero.language import say
 from fromzero.machine.process import settled_bytes
@@ -52,16 +57,16 @@ from fromzero.preparing import Fold, prepare
 from fromzero.records import PRECISIONS, Plan, Recipe, to_json
 from fromzero.runs import Run
 from fromzero.schedules import learning_rate
-from fromzero.step import make_optimizer
+from fromzero.step import FUSED, make_optimizer
 from fromzero.stopping import Stop, stopping
 from fromzero.terminal import Console, bytes_text
 from fromzero.watching import Watch
 
-SAVE_SECONDS = 60.0  # a crash loses at most this much
+SAVE_SECONDS = 60.0  # a crash loses at most this much; for each second that saving takes, where that is more than one
 LOOK_STEPS = 20  # the loss is read from the device, and processes agree, this often; in a short run more often,
 LOOKS = 50  # so that its curves are of so many points
 SCALE_SAMPLES = 8  # that the first look at activations and gradients takes
-LOST_SHARE = 0.01  # of the samples that may have become unreadable; beyond it the data are gone
+LOST_SHARE = 0.01  # of the samples that may have become unreadable; a run does not go on without more
 
 
 def train(
@@ -78,8 +83,8 @@ def train(
     console: Console | None = None,
     **recipe: Any,
 ) -> Run:
-    """Train `model` (None: the usual one for such data) on what lies at `data`, sized to the device at hand ("auto": the
-    GPU if PyTorch can use one; "cpu"). `fold` is (number, folds) of a cross-validation, `track` names trackers beside
+    """Train `model` (None: the usual one for such data) on what lies at `data`, sized to the device at hand ("auto":
+    the GPU if PyTorch can use one; "cpu"). `fold` is (number, folds) of a cross-validation, `track` names trackers beside
     TensorBoard ("wandb,mlflow"; see `trackers`). The words after `console` are
     the fields of `Recipe`. Raises FromzeroError("does_not_fit") before anything runs if the plan says no, and no change
     that leaves the result the same would make it fit."""
@@ -100,8 +105,14 @@ def train(
     pretrained = recipe.get("pretrained")
     words = {"imgsz": imgsz, "seq": seq, "pretrained": pretrained}
     how = task.preprocessing(manifest, model, words, console)
-    if recipe.get("augmentation", "auto") == "auto":
-        recipe |= task.usual(manifest, how)
+    usual = task.usual(manifest, how)  # what the user said goes before it
+    finding = recipe.get("lr") == "find"  # the plan has its own until then
+    left_open = [("augmentation", "auto"), ("lr", "find")]
+    recipe = {**usual, **{name: value for name, value in recipe.items() if (name, value) not in left_open}}
+    usual_batch = recipe.pop("batch", None)
+    batch = usual_batch if batch is None else batch
+    if on_cpu and recipe.get("optimizer", "adamw") in FUSED:  # four times as fast there (benchmarks/training.py)
+        recipe.setdefault("fused", True)
     samples = task.count(manifest, how, console)
     planned = _planned(
         model,
@@ -116,6 +127,9 @@ def train(
     )
     # Before there is a run: a missing file must leave nothing behind, and a resumed run must not need it again.
     start = _pretrained(planned, console) if pretrained else None
+    found = _found_lr(planned, manifest, how, "cpu" if on_cpu else "cuda", start, console) if finding else None
+    if found is not None and found.lr is not None:
+        planned = _with_lr(planned, found.lr)
     run = runs.create(
         Path(output) if output else None,
         f"{Path(data).resolve().name}-{model.replace(':', '-').replace('/', '-')}",
@@ -129,6 +143,7 @@ def train(
         device="cpu" if on_cpu else "cuda",
         predicted={"memory": planned.memory, "time": planned.time, "energy": planned.energy},
         versions={"torch": torch.__version__, "accelerate": accelerate.__version__},
+        **({} if found is None else {"lr_found": found}),
     )
     if start is not None:
         checkpoint.save(run.last, {"model": start, "optimizer": {}}, dataclasses.asdict(State()))
@@ -191,6 +206,7 @@ class Job:
     entry: Callable[[torch.Tensor], torch.Tensor]  # from a batch as it is loaded to the learner's inputs
     loss_of: Callable[[Any, torch.Tensor], torch.Tensor]
     optimizer: Any
+    begun: ladder.Begun  # steps of the optimizer
     samples: Samples  # as they are learnt from
     unvaried: Samples  # as they are measured
     ladder: tuple[ladder.Rung, ...]
@@ -199,6 +215,8 @@ class Job:
     averaged: Any = None  # the moving average of the weights, where the recipe wants one
     state: State = field(default_factory=State)
     keep: list[Any] | None = None
+    lost: int = 0  # samples that could not be read
+    saving: float = 0.0  # seconds that the last save took
 
     @functools.cached_property
     def rows(self) -> np.ndarray:
@@ -234,13 +252,28 @@ def fit(run: Run, manifest: Manifest, console: Console) -> Run:
     """Follow a run's plan to its end, from its last checkpoint or from the start. Raises RunError if another process
     is at it: two of them would write one checkpoint."""
     console = console if engines.is_main() else Console()
+    with _locked(run) if engines.is_main() else contextlib.nullcontext():
+        while True:
+            try:
+                return _fit(run, manifest, console)
+            except _Again:
+                pass
+            except (RuntimeError, MemoryError) as error:
+                if not ladder.out_of_memory(error):
+                    raise
+                reason = ladder.reason(error)
+                raise RunError("out_of_memory", path=shlex.quote(str(run.path)), reason=reason) from error
+            gc.collect()  # what failed is in nobody's hands now, but may hold itself
+
+
+def _locked(run: Run) -> Any:
+    """The system lets go of the lock when a process is killed."""
     try:
-        with FileLock(run.path / ".lock", timeout=0) if engines.is_main() else contextlib.nullcontext():
-            while True:  # the system lets go of the lock when a process is killed
-                with contextlib.suppress(_Again):
-                    return _fit(run, manifest, console)
+        return FileLock(run.path / ".lock").acquire(timeout=0)
     except Timeout as error:
         raise RunError("run_in_use", path=run.path) from error
+    except OSError as error:
+        raise disk_error(run.path / ".lock", error) from error
 
 
 class _Again(Exception):
@@ -255,8 +288,9 @@ def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
             started = time.monotonic()
             _epoch(job, watch, stop)
             measured = _measured(job)
+            _check_lost(job)
             _close_epoch(job, watch, measured, time.monotonic() - started)
-            _check_data(job)
+            _tell_changed(job)
             if stop.signal and not job.done:
                 _leave(job, stop)
     if job.engine.main:
@@ -281,6 +315,7 @@ def _begin(run: Run, manifest: Manifest, console: Console) -> Job:
         checkpoint_blocks(model, "blocks")
     learner = engine.wrap(model, task.example(planned.workload, recipe.batch, "cpu")[0])
     model = engines.unwrapped(learner)
+    optimizer = make_optimizer(model, recipe)
     varied, unvaried = task.samples(manifest, how, recipe, console), task.samples(manifest, how, None, console)
     job = Job(
         run=run,
@@ -291,7 +326,8 @@ def _begin(run: Run, manifest: Manifest, console: Console) -> Job:
         learner=learner,
         entry=task.entry(how).to(engine.device),
         loss_of=task.loss_for(recipe, _class_weights(varied, manifest, recipe, engine.device)),
-        optimizer=engine.prepare_optimizer(make_optimizer(model, recipe)),
+        begun=ladder.Begun(optimizer),
+        optimizer=engine.prepare_optimizer(optimizer),
         samples=varied,
         unvaried=unvaried,
         ladder=rungs,
@@ -332,12 +368,12 @@ def _epoch(job: Job, watch: Watch, stop: Stop) -> None:
         for _ in range(done, job.per_epoch):
             started = time.perf_counter()
             parts = [_to_device(job, next(batches)) for _ in range(recipe.accumulate)]
+            _check_lost(job, loss_sum)
             if not state.step:
                 _look_at_scales(job, parts[0])
             lr = learning_rate(recipe, state.step, job.total, state.history)
             for group in job.optimizer.param_groups:
                 group["lr"] = lr * group.get("lr_scale", 1.0)
-            torch.manual_seed(_mixed(recipe.seed, state.step, engine.process))  # dropout: a function of the step
             loss = _step(job, parts)
             if job.averaged is not None:
                 job.averaged.update_parameters(job.model)
@@ -349,7 +385,7 @@ def _epoch(job: Job, watch: Watch, stop: Stop) -> None:
             state.steps_seconds.append(time.perf_counter() - started)
             advance(1, seen)
             if state.step % job.per_epoch and (looking or engine.processes == 1):  # where all processes can agree
-                if engine.any(time.monotonic() - saved_at > SAVE_SECONDS):
+                if engine.any(time.monotonic() - saved_at > SAVE_SECONDS * max(1.0, job.saving)):
                     state.loss_sum = float(engine.mean(loss_sum))
                     _save(job)
                     saved_at = time.monotonic()
@@ -363,15 +399,17 @@ def _step(job: Job, parts: list[Batch]) -> torch.Tensor:
     """One optimizer step. Where memory runs out, the same step again one rung down the ladder; where it ran out in the
     middle of changing the weights, the run goes back to its last checkpoint."""
     while True:
-        before = ladder.changes(job.learner)
+        before = job.begun.count
+        # Dropout is a function of the step.
+        _seed(_mixed(job.recipe.seed, job.state.step, job.engine.process), job.engine.device)
         try:
             batches = ladder.divided(parts, job.ladder[job.rung].parts)
             return job.engine.step(job.learner, job.loss_of, job.optimizer, batches, job.recipe, job.keep)
         except (RuntimeError, MemoryError) as error:
             if not ladder.out_of_memory(error) or job.rung + 1 == len(job.ladder):
                 raise
-            reason = str(error).strip().splitlines()[0][:200]
-        _climb_down(job, reason, whole=ladder.changes(job.learner) == before and job.engine.processes == 1)
+            reason = ladder.reason(error)
+        _climb_down(job, reason, whole=job.begun.count == before and job.engine.processes == 1)
 
 
 def _climb_down(job: Job, reason: str, *, whole: bool) -> None:
@@ -388,6 +426,7 @@ def _climb_down(job: Job, reason: str, *, whole: bool) -> None:
     if not whole:
         raise _Again
     job.optimizer.zero_grad(set_to_none=True)
+    ladder.reset(job.engine.scaler, job.engine.device)
     if job.keep:
         job.keep.clear()
     if rung.checkpointing and not job.ladder[job.rung - 1].checkpointing:
@@ -412,12 +451,18 @@ def _measured(job: Job) -> dict[str, float]:
 
 
 def _answers(job: Job) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """What the model answers to a batch as it is loaded."""
+    """What the model answers to a batch as it is loaded; to halves of it where memory runs out."""
 
     def answer(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            given, wanted = _to_device(job, (torch.from_numpy(inputs), torch.from_numpy(targets)))
-            return job.task.answers(job.judged(given), wanted).float().cpu().numpy()
+        try:
+            with torch.inference_mode():
+                given, wanted = _to_device(job, (torch.from_numpy(inputs), torch.from_numpy(targets)))
+                return job.task.answers(job.judged(given), wanted).float().cpu().numpy()
+        except (RuntimeError, MemoryError) as error:
+            if not ladder.out_of_memory(error) or len(inputs) == 1 or job.engine.processes > 1:
+                raise
+        half = len(inputs) // 2  # no longer in the handler: its error holds what is to be let go
+        return np.concatenate([answer(inputs[:half], targets[:half]), answer(inputs[half:], targets[half:])])
 
     return answer
 
@@ -453,12 +498,34 @@ def _best_text(job: Job) -> str:
     return f"{name} {value:.2%}" if name.endswith("accuracy") else f"{name} {value:.4g}"
 
 
-def _check_data(job: Job) -> None:
-    """Tell of samples that changed. A few lost files are no reason to stop; data that are gone are, before the model
-    learns from what stands in for them."""
+def _check_lost(job: Job, loss_sum: torch.Tensor | None = None) -> None:
+    """Stop before the model learns from what stands in for samples that could not be read: at the first where nothing
+    is left of the data, and where more than LOST_SHARE are lost. With the `loss_sum` of an epoch so far, the state is
+    saved before."""
+    lost = sum(len(each.lost) for each in (job.samples, job.unvaried) if isinstance(each, load.Pictures))
+    if lost == job.lost:
+        return
+    job.lost, data = lost, job.run.record()["data"]
+    code = "data_gone" if _nothing_at(data) else "data_lost" if lost > max(1, LOST_SHARE * len(job.rows)) else ""
+    if not code:
+        return
+    if loss_sum is not None and job.state.step and job.engine.processes == 1:
+        job.state.loss_sum = float(loss_sum)
+        _save(job)
+    raise RunError(code, data=data, count=lost, path=shlex.quote(str(job.run.path)))
+
+
+def _nothing_at(data: str) -> bool:
+    """Whether a path is gone, or an empty folder where a disk was mounted."""
+    path = Path(data)
+    try:
+        return "://" not in data and (not path.exists() or (path.is_dir() and not any(path.iterdir())))
+    except OSError:
+        return True
+
+
+def _tell_changed(job: Job) -> None:
     changed = job.samples.changed | job.unvaried.changed
-    if len(changed) > max(1, LOST_SHARE * len(job.rows)) and not Path(job.run.record()["data"]).exists():
-        raise RunError("data_gone", data=job.run.record()["data"], path=shlex.quote(str(job.run.path)))
     if changed:
         job.console.line(say("train.data_changed", count=len(changed)))
 
@@ -467,11 +534,15 @@ def _check_data(job: Job) -> None:
 
 
 def _to_device(job: Job, batch: Batch) -> Batch:
+    return _entered(batch, job.entry, job.recipe, job.engine.device)
+
+
+def _entered(batch: Batch, entry: Callable[[torch.Tensor], torch.Tensor], recipe: Recipe, device: Any) -> Batch:
+    """A batch as the learner takes it, on the device."""
     given, targets = batch
-    device = job.engine.device
-    inputs = job.entry(given.to(device, non_blocking=True))
+    inputs = entry(given.to(device, non_blocking=True))
     if inputs.dim() == 4:
-        channels_last = job.recipe.memory_format == "channels-last"
+        channels_last = recipe.memory_format == "channels-last"
         inputs = inputs.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     return inputs, targets.to(device, non_blocking=True)
 
@@ -529,6 +600,13 @@ def _look(job: Job, loss: torch.Tensor, lr: float, watch: Watch) -> str:
     return watch.step({"loss": value, "lr": lr, **({} if norm is None else {"gradient_norm": float(norm)})})
 
 
+def _seed(seed: int, device: torch.device) -> None:
+    """What `torch.manual_seed` does, for the devices in use only: a hundredth of its time."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def _mixed(*numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(":".join(map(str, numbers)).encode(), digest_size=7).digest(), "big")
 
@@ -538,7 +616,12 @@ def _mixed(*numbers: int) -> int:
 
 def _restore(job: Job) -> None:
     if not checkpoint.exists(job.run.last):
+        if job.recipe.pretrained:  # it was killed before what it starts from was written
+            raise RunError("no_checkpoint", path=job.run.last)
         return
+    if job.engine.main and checkpoint.mend(job.run.last):
+        job.console.line(say("train.mended", path=job.run.last))
+    job.engine.wait()
     tensors, values = job.engine.load(job.run.last, job.model, job.optimizer)
     if job.averaged is not None and "averaged" in tensors:
         job.averaged.load_state_dict(tensors["averaged"])
@@ -552,7 +635,9 @@ def _save(job: Job) -> None:
     state.scaler = engine.scaler.state_dict() if engine.scaler is not None else {}
     more = {} if job.averaged is None else {"averaged": job.averaged.state_dict()}
     values = {**dataclasses.asdict(state), "steps_seconds": state.steps_seconds[-200:]}
+    began = time.monotonic()
     engine.save(job.run.last, job.model, job.optimizer, values, whole=job.done, **more)
+    job.saving = time.monotonic() - began
 
 
 def _leave(job: Job, stop: Stop) -> None:
@@ -602,6 +687,54 @@ def _pretrained(planned: Plan, console: Console) -> checkpoint.Tensors:
     assert recipe.pretrained is not None
     where = recipe.pretrained
     return fresh(planned.workload, recipe, lambda model: load_pretrained(model, name, where, console)).state_dict()
+
+
+def _found_lr(
+    planned: Plan, manifest: Manifest, how: Any, device: str, start: checkpoint.Tensors | None, console: Console
+) -> Found | None:
+    """A learning rate for this plan, tried on a model that is thrown away; None where memory did not suffice."""
+    task = tasks.trained(planned.workload.task)
+    engine = engines.start(planned.recipe, device)
+    recipe = engine.recipe  # one process does the work of all cards
+    model = fresh(planned.workload, recipe)
+    if start is not None:
+        model.load_state_dict(start)
+    if recipe.memory_format == "channels-last":
+        model = model.to(memory_format=torch.channels_last)
+    model, entry = engine.wrap(model), task.entry(how).to(engine.device)
+    samples = task.samples(manifest, how, recipe, console)
+    loss_of = task.loss_for(recipe, _class_weights(samples, manifest, recipe, engine.device))
+    rows = samples.rows("train")
+
+    def steps() -> Iterator[list[Batch]]:
+        assert recipe.batch is not None
+        for epoch in itertools.count():
+            these = drawn(rows, samples.labels(rows), recipe.sampling, recipe.seed, epoch)
+            batches = training_batches(samples, these, recipe.batch, epoch, 0)
+            while parts := list(itertools.islice(batches, recipe.accumulate)):
+                yield [_entered(each, entry, recipe, engine.device) for each in parts]
+                advance(1)
+
+    try:
+        with console.progress(say("train.trying_rates"), TRIED_STEPS) as advance:
+            found = find_lr(engine, model, loss_of, recipe, steps())
+    except (RuntimeError, MemoryError) as error:
+        if not ladder.out_of_memory(error):
+            raise
+        console.line(say("train.no_room_for_rates", lr=f"{planned.recipe.lr:.2g}"))
+        return None
+    if found.lr is None:
+        console.line(say("train.no_rate", lr=f"{planned.recipe.lr:.2g}"))
+    else:
+        told = {"lr": found.lr, "lowest": found.lowest, "usual": planned.recipe.lr}
+        console.line(say("train.rate", **{name: f"{value:.2g}" for name, value in told.items()}))
+    return found
+
+
+def _with_lr(planned: Plan, lr: float) -> Plan:
+    """The plan with another rate, without its reasons for the old one."""
+    advice = tuple(each for each in planned.advice if each.code != "learning_rate")
+    return dataclasses.replace(planned, recipe=dataclasses.replace(planned.recipe, lr=lr), advice=advice)
 
 
 def _check_recipe(recipe: dict[str, Any], on_cpu: bool) -> None:

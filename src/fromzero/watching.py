@@ -39,7 +39,7 @@ class Watch:
         assert recipe.batch is not None
         self.run, self.engine, self.state, self.total, self.console = run, engine, state, total, console
         self.samples = recipe.batch * recipe.accumulate * engine.part[1]  # a step's
-        self.first = state.step
+        self.first, self.epochs = state.step, recipe.epochs
         self.told = 0, 0  # epochs and steps
         self.steps: TextIO | None = None
         self.trackers: dict[str, trackers.Tracker] = {}
@@ -165,8 +165,20 @@ class Watch:
         except Exception as error:
             self._lost(name, error)
             return
-        if name != trackers.ALWAYS:
+        if getattr(self.trackers[name], "blank", False):
+            self._try(name, self._recall)
+        if name in self.trackers and name != trackers.ALWAYS:
             self.console.line(say("watching.tracked", name=name, where=self.trackers[name].where))
+
+    def _recall(self, tracker: trackers.Tracker) -> None:
+        """Tell what stands in the files up to here, in its order."""
+        with self.run.steps.open(encoding="utf-8", newline="") as file:
+            rows = [(int(row.pop("step")), "train/", row) for row in csv.DictReader(file)]
+        for epoch in self.state.history:
+            step = int(epoch["epoch"]) * (self.total // self.epochs)
+            rows.append((step, "epoch/", {n: v for n, v in epoch.items() if n.startswith(("train_", "val_"))}))
+        for step, group, row in sorted(rows, key=lambda each: each[0]):
+            tracker.tell({group + name: float(value) for name, value in row.items() if value != ""}, step)
 
     def _tell(self, values: Mapping[str, float], step: int, *, again: bool) -> None:
         for name in list(self.trackers):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from fromzero.data import load
-from fromzero.data.batches import ordered_batches, steps_per_epoch, training_batches
+from fromzero.data.batches import ordered_batches, steps_per_epoch, times_before, training_batches
 from fromzero.data.folder import scan
 from fromzero.data.load import Pictures, keep_decoded, statistics
 from fromzero.data.manifest import state_folder
@@ -253,3 +253,19 @@ def test_what_changed_since_the_scan_is_told_and_never_kept(tmp_path):
 
     assert load.keep_features(pictures, "x", features) is None
     assert seen and not list(state_folder(tmp_path).glob("features-*"))
+
+
+def test_a_row_that_is_drawn_again_is_varied_in_another_way(manifest):
+    row = int(manifest.rows("train")[3])
+    again = np.full(8, row)
+    (images, labels), *_ = batches_of(Pictures(manifest, how(), "shift-flip", 1), again, epoch=2)
+    first = Pictures(manifest, how(), "shift-flip", 1)[(row, 2)][0]
+    assert len({each.tobytes() for each in images}) == 4 and len(set(labels)) == 1
+    assert images[0].tobytes() == first.tobytes()  # the first time it is what it always was
+    one, other = (batches_of(Pictures(manifest, how(), "shift-flip", 1), again, epoch=2, first=n) for n in (0, 1))
+    assert equal(one[1:], other)  # a resumed epoch counts on
+
+
+def test_how_often_a_row_came_before():
+    assert times_before(np.array([7, 7, 5, 7, 5, 9])).tolist() == [0, 1, 0, 2, 1, 0]
+    assert times_before(np.array([], dtype=np.int64)).tolist() == []

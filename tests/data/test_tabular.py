@@ -92,7 +92,7 @@ def test_what_is_wrong_with_a_row_is_said(tmp_path):
     with pytest.raises(UnknownName) as caught:
         prepared({"jobs": "cook"}, how)
     assert caught.value.near == ["job"]
-    with pytest.raises(UsageError, match="'age'.*'old'"):
+    with pytest.raises(UsageError, match=r"'age'.*'old'"):
         prepared({"age": "old"}, how)
     with pytest.raises(UsageError, match="not a list"):
         prepared([{"age": 3}], how)

@@ -258,10 +258,10 @@ def test_from_a_file(tmp_path, trained, wrapped):
         assert equal(model, trained)
 
 
-def test_a_head_for_other_classes_is_left_fresh(tmp_path, trained):
+def test_a_head_for_other_classes_starts_at_zero(tmp_path, trained):
     save_file(trained, tmp_path / "w.safetensors")
     model = build("cnn", 3, 3, 16)
-    head = {name: model.state_dict()[name].clone() for name in ("head.weight", "head.bias")}
+    head = {name: torch.zeros_like(model.state_dict()[name]) for name in ("head.weight", "head.bias")}
     load_pretrained(model, "cnn", str(tmp_path / "w.safetensors"))
     assert equal(model, {**trained, **head})
 

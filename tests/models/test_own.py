@@ -33,13 +33,6 @@ def test_a_text_of_nothing_but_padding_is_still_a_number(name):
     assert build(name, 3, 0, 0).eval()(torch.full((2, 6), PADDING)).isfinite().all()
 
 
-def test_padding_changes_nothing_for_the_transformer():
-    model = build("transformer", 3, 0, 0).eval()
-    tokens = torch.randint(1, 100, (2, 9))
-    padded = torch.nn.functional.pad(tokens, (0, 5), value=PADDING)
-    torch.testing.assert_close(model(padded), model(tokens), atol=1e-5, rtol=1e-5)
-
-
 def test_masked_mean_counts_only_what_is_there():
     x = torch.tensor([[[1.0], [3.0], [100.0]]])
     assert masked_mean(x, torch.tensor([[True, True, False]])).item() == 2.0
@@ -88,3 +81,22 @@ def test_it_can_be_planned_for_a_card(name):
     made = plan(name, card="RTX 3060 12 GB", seq=256, batch=16, precision="amp-fp16")
     assert made.verdict == "fits"
     assert made.memory.process_peak > made.memory.allocated_peak > 0
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_text_means_the_same_in_every_batch(name):
+    model = build(name, 3, 0, 0, vocabulary=120).eval()
+    tokens = torch.randint(1, 100, (2, 9))
+    padded = torch.nn.functional.pad(tokens, (0, 7), value=PADDING)
+    torch.testing.assert_close(model(padded), model(tokens), atol=1e-5, rtol=1e-5)
+
+
+def test_a_recurrent_network_reads_in_both_directions():
+    model = build("rnn", 3, 0, 0).eval()
+    tokens = torch.randint(1, 100, (1, 9))
+    assert not torch.allclose(model(tokens), model(tokens.flip(1)), atol=1e-4)
+
+
+def test_a_vocabulary_of_the_data_s_own():
+    assert build("gpt", 0, 0, 0, vocabulary=50)(torch.zeros(1, 4, dtype=torch.long)).shape == (1, 4, 50)
+    assert build("rnn", 2, 0, 0, vocabulary=50).embedding.num_embeddings == 50

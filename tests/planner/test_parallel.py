@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from fromzero.planner.parallel import ddp, fsdp, gradient_bytes, offload_optimizer, state_bytes, weight_bytes
+from fromzero.planner.parallel import (
+    ddp,
+    fsdp,
+    gradient_bytes,
+    micro_batches,
+    offload_optimizer,
+    pipeline,
+    stage_starts,
+    state_bytes,
+    weight_bytes,
+)
+from fromzero.planner.timing import LINKS, communication, link_rate
 from fromzero.planner.trace import Event, Moment, Trace
 
 W, A = 1000, 400  # bytes of one block's weights, and of one block's activation
@@ -93,3 +104,45 @@ def test_precision_copies_of_weights_are_the_gathered_weights():
     )
     assert weight_bytes(cast) == W  # half precision
     assert not any(each.block == 10 for each in fsdp(cast, 2).events)
+
+
+def test_a_stage_holds_its_blocks_and_its_share_of_the_rest():
+    share = pipeline(step(), 2)
+    assert share.live_peak() == 4 * W + W // 2  # weights 1, state 2, gradient 1, half of the optimizer's temporary
+    balance = {}
+    for event in share.events:
+        balance[event.block] = balance.get(event.block, 0) + event.sign * event.size
+    assert balance[7 if 7 in balance else 8] == 0
+    with pytest.raises(ValueError, match="2"):
+        pipeline(step(), 3)
+
+
+def test_a_pipeline_holds_few_of_many_micro_batches():
+    import dataclasses
+
+    whole = dataclasses.replace(step(), batch=16)
+    events = [each for number in (0, 1) for each in pipeline(whole, 2).events if each.block == 5 + number]
+    assert {each.size for each in events} <= {A * 2 // 8, A * 1 // 8}  # 2 (or 1) of 8
+
+
+@pytest.mark.parametrize("rows, stages, parts", [(64, 4, 16), (12, 4, 12), (7, 4, 7), (34, 2, 2), (1, 2, 1)])
+def test_micro_batches_are_equal_parts(rows, stages, parts):
+    assert micro_batches(rows, stages) == parts
+
+
+@pytest.mark.parametrize(
+    "sizes, stages, starts",
+    [([1, 1, 1, 1], 2, [2]), ([9, 1, 1, 1], 2, [1]), ([1, 1, 1, 9], 4, [1, 2, 3]), ([1] * 12, 3, [4, 8])],
+)
+def test_stages_have_about_as_many_weights(sizes, stages, starts):
+    assert stage_starts(sizes, stages) == starts
+
+
+def test_a_ring_through_several_machines_is_as_fast_as_its_slowest_link():
+    inside = communication(1e9, 8, "nvlink-4")
+    assert inside < communication(1e9, 8, "nvlink-4", network=100e9) < communication(1e9, 8, "nvlink-4", network=10e9)
+    assert communication(1e9, 8, "pcie3", network=1e15) >= communication(1e9, 8, "pcie3")
+    assert link_rate("pcie3") < LINKS["pcie3"]
+    assert communication(1e9, 16, "pcie4", network=10e9) == pytest.approx(
+        2 * 15 / 16 * 1e9 / 1e9, rel=0.01
+    )  # 10 Gbit/s, 80 %

@@ -44,6 +44,8 @@ def add_recipe(parser: argparse.ArgumentParser, planned_too: bool = False) -> No
             group.add_argument(flag, action="store_true", **settings)
         elif each.name == "batch":
             group.add_argument(flag, type=batch, metavar="N|auto", **settings)
+        elif each.name == "lr" and not planned_too:
+            group.add_argument(flag, type=rate, metavar="N|find", **settings)
         elif each.name == "pretrained":
             group.add_argument(flag, nargs="?", const="auto", metavar="FILE", **settings)
         else:
@@ -56,6 +58,11 @@ def add_recipe(parser: argparse.ArgumentParser, planned_too: bool = False) -> No
 def batch(text: str) -> int | str:
     """A number, or "auto"; argparse turns the ValueError of anything else into a wrong call."""
     return text if text == "auto" else int(text)
+
+
+def rate(text: str) -> float | str:
+    """A learning rate, or "find"."""
+    return text if text == "find" else within(float, 0)(text)
 
 
 def within(unit: Callable[[str], Any], low: float, high: float = math.inf) -> Callable[[str], Any]:

@@ -23,6 +23,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seq", type=_words.within(int, 1), help=say("flag.seq"))
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help=say("flag.device"))
     parser.add_argument("--folds", type=_words.within(int, 2), metavar="N", help=say("flag.folds"))
+    parser.add_argument("--target", type=_words.within(float, 0), metavar="N", help=say("flag.target"))
+    parser.add_argument("--budget", type=_words.within(int, 1), default=8, metavar="RUNS", help=say("flag.budget"))
     parser.add_argument("--track", metavar="NAMES", default="", help=say("flag.track"))
     parser.add_argument("--json", action="store_true", help=say("flag.json"))
     _words.add_recipe(parser)
@@ -39,6 +41,10 @@ def run(options: argparse.Namespace) -> int:
     else:
         words = {**_from_plan(options.plan), **_words.given(options, "model", "imgsz", "seq")}
         words |= {"output": options.output, "device": options.device, "track": options.track}
+        if options.folds and options.target is not None:
+            raise UsageError("target_or_folds")
+        if options.target is not None:
+            return _improved(options, words, console)
         if options.folds:
             return _folds(options, words, console)
         done = train(options.data, console=console, **words)
@@ -60,6 +66,17 @@ def _folds(options: argparse.Namespace, words: dict[str, Any], console: Terminal
     return 0
 
 
+def _improved(options: argparse.Namespace, words: dict[str, Any], console: Terminal) -> int:
+    from fromzero.improving import improve, summary
+    from fromzero.records import to_json
+    from fromzero.runs import next_free
+
+    output = words.pop("output") or next_free(f"{Path(options.data).resolve().name}-target")
+    made = improve(options.data, options.target, options.budget, output=output, console=console, **words)
+    print(json.dumps(to_json(made), indent=1, ensure_ascii=False) if options.json else summary(made))
+    return 0 if made.reached else 1
+
+
 def _from_plan(path: Path | None) -> dict[str, object]:
     """The words a plan file stands for: a plan is a config."""
     if path is None:
@@ -73,6 +90,8 @@ def _from_plan(path: Path | None) -> dict[str, object]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = say("plan.missing_field", name=error.args[0]) if isinstance(error, KeyError) else error
         raise UsageError("bad_plan_file", path=path, reason=reason) from error
-    shape = {"text": "seq", "lm": "seq", "table": ""}.get(plan.workload.task, "imgsz")
-    size = {shape: plan.workload.input_shape[-1]} if shape else {}
+    task, shape = plan.workload.task, plan.workload.input_shape
+    size = {"seq" if task in ("text", "lm", "table") else "imgsz": shape[-1]}
+    if task == "table" and len(shape) == 1:  # single rows
+        size = {}
     return {"model": plan.workload.model, **size, **to_json(plan.recipe)}

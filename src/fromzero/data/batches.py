@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # who prepares one sample for an artifact needs no torch
 
 AHEAD = 1  # batches that wait, beside those that are being made
 MOST_WORKERS = 8
+AGAIN = 1 << 20  # how far the number of the epoch is moved for a row that comes once more in it: past any real one
 
 Item = tuple[int, int]  # (row, epoch)
 Batch = tuple["torch.Tensor", "torch.Tensor"]
@@ -75,12 +76,24 @@ def training_batches(
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Full batches of an epoch from batch number `first` on. `workers` None: as many as the samples want. `part` is
-    (this process, processes): each takes its own rows of every `batch` x processes that follow each other."""
+    (this process, processes): each takes its own rows of every `batch` x processes that follow each other. A row that
+    was drawn more than once comes with another epoch each time, so that it is varied in another way."""
     mine, processes = part
     order = samples.order(rows, epoch)
+    epochs = epoch + AGAIN * times_before(order)
     count = steps_per_epoch(len(rows), batch * processes)
     starts = [(number * processes + mine) * batch for number in range(first, count)]
-    return _load(samples, [[(int(row), epoch) for row in order[at : at + batch]] for at in starts], workers, pin)
+    items = [list(zip(order[at : at + batch].tolist(), epochs[at : at + batch].tolist(), strict=True)) for at in starts]
+    return _load(samples, items, workers, pin)
+
+
+def times_before(order: np.ndarray) -> np.ndarray:
+    """How often each entry stood before: 0 1 0 2 for 7 7 5 7."""
+    by_row = np.argsort(order, kind="stable")
+    _, first, counts = np.unique(order[by_row], return_index=True, return_counts=True)
+    found = np.empty(len(order), dtype=np.int64)
+    found[by_row] = np.arange(len(order)) - np.repeat(first, counts)
+    return found
 
 
 def ordered_batches(samples: Samples, rows: np.ndarray, batch: int, workers: int | None = None) -> Iterator[Batch]:

@@ -72,6 +72,7 @@ class Pictures(Rows):
         self.manifest, self.how, self.policy, self.seed, self.mix = manifest, how, policy, seed, mix
         self.kept = kept
         self.changed: set[int] = set()  # rows whose file was not what the scan saw
+        self.lost: set[int] = set()  # those of them that could not be read
         self._arrays: np.ndarray | None = None
 
     @property
@@ -119,6 +120,7 @@ class Pictures(Rows):
         except UnreadableImage:  # it was readable when it was scanned: training must not die of one lost file
             if not self.manifest["problem"][row]:
                 self.changed.add(row)
+                self.lost.add(row)
             return np.full(self.shape, 128, dtype=np.uint8)
 
 

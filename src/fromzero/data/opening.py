@@ -26,10 +26,10 @@ def open_data(
 ) -> Manifest:
     """The manifest of what lies at a path, made or brought up to date, and kept.
 
-    A folder of pictures or of texts, a file of rows (`label` and `text` name its columns) or of running text, an archive, which is
-    unpacked first, or the address of a packed set ("s3://..."). A folder that holds none of these, but one file of rows
-    or one folder, stands for it. `quick` trusts the folders' times of a large set. Raises UsageError for no such path,
-    DataError for what is not understood."""
+    A folder of pictures or of texts, a file of rows (`label` and `text` name its columns) or of running text, an
+    archive, which is unpacked first, or the address of a packed set ("s3://..."). A folder that holds none of these,
+    but one file of rows or one folder, stands for it. `quick` trusts the folders' times of a large set. Raises
+    UsageError for no such path, DataError for what is not understood."""
     if "://" in str(path):
         return open_remote(str(path))
     path = Path(path)

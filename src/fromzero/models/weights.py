@@ -19,6 +19,7 @@ from fromzero.language import say
 from fromzero.models import hub
 from fromzero.models.calling import Called
 from fromzero.models.families import huggingface
+from fromzero.models.layers import heads
 from fromzero.terminal import Console
 
 # Packages that carry the weights of a model: model -> (importable package, pattern of the file in it). The tensors
@@ -31,8 +32,21 @@ PACKAGES = {
 
 def load_pretrained(model: nn.Module, name: str, where: str, console: Console | None = None) -> str:
     """Fill `model` with trained weights, except for tensors of another shape (a head for other classes, a first layer
-    for other channels). `where` is a file or "auto". Returns the source; raises SourceError with what was tried."""
-    console = console or Console()
+    for other channels). `where` is a file or "auto". Returns the source; raises SourceError with what was tried.
+
+    A new head starts at 0: what a random one adds to its answers is never unlearnt from few samples (timm's
+    EfficientNets start theirs at up to 0.4; docs/log.md)."""
+    started = {each: each.weight.clone() for each in heads(model) if isinstance(each, nn.Linear)}
+    source = _loaded(model, name, where, console or Console())
+    for head, before in started.items():
+        if torch.equal(head.weight, before):
+            nn.init.zeros_(head.weight)
+            if head.bias is not None:
+                nn.init.zeros_(head.bias)
+    return source
+
+
+def _loaded(model: nn.Module, name: str, where: str, console: Console) -> str:
     if name.startswith(huggingface.PREFIX):
         return _load_transformers(model, name, where, console)
     if where != "auto":

@@ -10,6 +10,7 @@ key of the unused private backend, which every `torch.autocast("cuda")` switches
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -50,8 +51,11 @@ def cuda_choices(capability: tuple[int, int], attention: str = "auto") -> Iterat
 
 @contextlib.contextmanager
 def cpu_choices() -> Iterator[Callable[[torch.dtype], Any]]:
-    """Inside, operators on `meta` tensors decompose as on a CPU with oneDNN."""
-    with _registered(rnn.cpu_kernels(), ()):
+    """Inside, operators on `meta` tensors decompose as on a CPU with oneDNN, and fused optimizers take them for it."""
+    optimizers = importlib.import_module("torch.optim.optimizer")  # no attribute of torch.optim
+    known = [*optimizers._get_fused_kernels_supported_devices(), "meta"]
+    as_cpu = mock.patch.object(optimizers, "_get_fused_kernels_supported_devices", lambda: list(known))
+    with as_cpu, _registered(rnn.cpu_kernels(), ()):
         yield lambda dtype: torch.autocast("cpu", dtype)
 
 

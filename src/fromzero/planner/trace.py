@@ -123,7 +123,7 @@ def _no_collection() -> Iterator[None]:
 
 
 class MetaEngine:
-    """What a step needs of `accelerate.Accelerator`, for `meta` tensors: autocast, backward, clipping, the scaler."""
+    """What a step needs of `engine.Engine`, for `meta` tensors: autocast, backward, clipping, the scaler."""
 
     def __init__(self, precision: str, autocast: Callable[[torch.dtype], Any], tracer: _Tracer) -> None:
         lower = {"amp-fp16": torch.float16, "amp-bf16": torch.bfloat16}.get(precision)
@@ -151,6 +151,9 @@ class MetaEngine:
                 if block is not None:
                     found[block] = name.rpartition(".")[0]
         return found
+
+    def no_sync(self, model: torch.nn.Module) -> Any:
+        return contextlib.nullcontext()
 
     def autocast(self) -> Any:
         return self._autocast(self._lower) if self._lower else contextlib.nullcontext()

@@ -13,14 +13,15 @@ from fromzero.data import tabular
 from fromzero.data.manifest import Manifest
 from fromzero.errors import DataError, UsageError
 from fromzero.records import Columns, Recipe, Workload
-from fromzero.tasks._classes import answers, count, loading, loss_for, measures, usual
+from fromzero.tasks._classes import answers, count, loading, loss_for, measures
 from fromzero.terminal import Console
 
-__all__ = ["answers", "count", "loading", "loss_for", "measures", "usual"]
+__all__ = ["answers", "count", "loading", "loss_for", "measures"]
 
 KINDS = ("table",)
 BEST = "val_auc"
 MODEL = "mlp"
+FEW_ROWS = 10_000
 SEQUENTIAL = ("table-rnn", "table-gru")  # models that can read the rows of an entity one after the other
 
 
@@ -54,6 +55,11 @@ def shape(how: Columns) -> dict[str, Any]:
         "categories": tuple(len(each) for _, each in how.words),
         "window": how.window,
     }
+
+
+def usual(manifest: Manifest, how: Columns) -> dict[str, Any]:
+    """Few rows make few steps, each of which costs next to nothing (docs/tables.md)."""
+    return {"augmentation": "none", "epochs": 30, "lr": 1e-3, "batch": 64 if count(manifest, how) < FEW_ROWS else None}
 
 
 def samples(

@@ -25,8 +25,8 @@ PROJECT = "fromzero"
 
 class Tracker(Protocol):
     """`where` says where its figures are found. An `exact` one is told again what came after the step it starts at: it
-    has dropped that, or knows what it heard. The others are told nothing twice, and of a run that was killed they may
-    lack the last word."""
+    has dropped that, or knows what it heard; one that is also `blank` begins anew and is told all. The others are told
+    nothing twice, and of a run that was killed they may lack the last word."""
 
     where: str
     exact: bool

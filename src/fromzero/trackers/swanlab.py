@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,8 @@ def start(run: Run, first: int) -> Tracked:
     own = swanlab.Settings()  # from the environment and the login
     mode = own.mode if "SWANLAB_MODE" in os.environ or own.api_key else "offline"
     identity = kept(run, "swanlab").get("id") or secrets.token_hex(10)
+    if mode == "offline":  # written through late: what a killed process told may be lost, so all is told again
+        shutil.rmtree(run.path / "swanlab", ignore_errors=True)
     with contextlib.redirect_stdout(sys.stderr):  # standard output belongs to results
         made = swanlab.init(
             project=own.project.name or PROJECT,
@@ -44,13 +47,14 @@ def start(run: Run, first: int) -> Tracked:
             ),
         )
     keep(run, "swanlab", id=identity)
-    return Tracked(made, made.url if mode == "online" else str(run.path / "swanlab"))
+    return Tracked(made, made.url if mode == "online" else str(run.path / "swanlab"), mode == "offline")
 
 
 class Tracked:
-    exact = False
+    """`exact` where it begins anew, and is `blank`: told all that stands in the run's files."""
 
-    def __init__(self, run: Any, where: str) -> None:
+    def __init__(self, run: Any, where: str, exact: bool) -> None:
+        self.exact = self.blank = exact
         self.run, self.where = run, where
 
     def tell(self, values: Mapping[str, float], step: int) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ def start(run: Run, first: int) -> Tracked:
 
     identity = kept(run, "wandb").get("id") or secrets.token_hex(8)
     offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False)
+    if offline:  # written through late: what a killed process told may be lost, so all is told again
+        shutil.rmtree(run.path / "wandb", ignore_errors=True)
     made = wandb.init(
         project=os.environ.get("WANDB_PROJECT") or PROJECT,
         name=run.path.name,
@@ -40,13 +43,14 @@ def start(run: Run, first: int) -> Tracked:
         ),
     )
     keep(run, "wandb", id=identity)
-    return Tracked(made, str(run.path / "wandb"))
+    return Tracked(made, str(run.path / "wandb"), offline)
 
 
 class Tracked:
-    exact = False
+    """`exact` where it begins anew, and is `blank`: told all that stands in the run's files."""
 
-    def __init__(self, run: Any, folder: str) -> None:
+    def __init__(self, run: Any, folder: str, exact: bool) -> None:
+        self.exact = self.blank = exact
         self.run, self.where = run, folder if run.offline or not run.url else run.url
 
     def tell(self, values: Mapping[str, float], step: int) -> None:
