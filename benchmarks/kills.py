@@ -33,6 +33,8 @@ from typing import Any
 
 import numpy as np
 
+from fromzero import language
+
 SAVE_SECONDS = 0.1
 WARM = "fromzero.training torch.utils.tensorboard pyarrow.compute scipy.linalg tokenizers torchmetrics".split()
 AGAIN = 1 / 3  # of the resumed runs that are killed too
@@ -203,6 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["FROMZERO_LANG"] = "en"
     for each in WARM:
         importlib.import_module(each)
+    language.catalogue()
     with tempfile.TemporaryDirectory() as scratch:
         return table(options, options.keep or Path(scratch))
 

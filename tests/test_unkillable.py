@@ -43,13 +43,27 @@ training._step = held
 """
 
 
+_alive = []
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_left():
+    yield
+    while _alive:
+        process = _alive.pop()
+        process.kill()
+        process.communicate()
+
+
 def started(*arguments, patch="", save=0.05, threads=1):
     code = _CHILD.format(patch=patch, save=save)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
+    _alive.append(process)
+    return process
 
 
 def done(*arguments, **more):
@@ -180,10 +194,9 @@ def test_a_full_disk_loses_nothing(rows, whole, mounted):
     run = mounted / "run"
     process = held("train", rows, "--output", run, *WORDS, number=12, save=0)
     filling = mounted / "filling"
-    with filling.open("wb") as file, pytest.raises(OSError):
+    with filling.open("wb", buffering=0) as file, pytest.raises(OSError):
         while True:
             file.write(b"0" * 4096)
-            file.flush()
     _, said = process.communicate("\n", timeout=120)
     assert process.returncode == 1 and "could not be written" in said and "Traceback" not in said
     assert step_of(run) == 11

@@ -36,7 +36,7 @@ from fromzero.training import resume, train
 FILE = "improvement.json"
 GAP, WIDE_GAP = 0.7, 0.5  # training loss as a share of the validation loss
 RISEN = 1.02  # times the least loss so far
-JUMP, JUMPED = 1.005, 1.05  # times the loss of the epoch before; times the least
+JUMP, JUMPED = 1.02, 1.1  # times the loss of the epoch before; times the least
 FALLING = 0.03  # share that the training loss lost over the last third of the epochs
 LR_STEP = 3.0
 LONG = 10  # epochs from which mixing pictures can pay

@@ -1,10 +1,12 @@
-"""predict(): classes of pictures, from a run or an artifact."""
+"""predict(): classes of pictures, texts or rows of a table, from a run or an artifact."""
 
 from __future__ import annotations
 
+import csv
 import importlib
+import json
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,13 +17,58 @@ from fromzero import runtimes
 from fromzero.data.inputs import prepared
 from fromzero.errors import RunError, UsageError
 from fromzero.records import Prediction
+from fromzero.runs import Run
 from fromzero.runtimes import Classifier
 
 
-def predict(path: Path | str, images: Sequence[Path | str], top: int = 5) -> list[list[Prediction]]:
-    """The `top` classes of each picture, most probable first. Raises UnreadableImage for the first bad picture."""
+def predict(path: Path | str, samples: Sequence[Any], top: int = 5) -> list[list[Prediction]]:
+    """The `top` classes of each sample, most probable first: a picture's path, a text, a row by its columns. Raises
+    UnreadableImage or UsageError for the first bad one."""
     classifier = open_classifier(path)
-    return [classify(classifier, Path(each), top) for each in images]
+    pictures = classifier.task in ("image", "custom")
+    return [classify(classifier, Path(each) if pictures else each, top) for each in samples]
+
+
+def task_of(path: Path | str) -> str:
+    """The task of a run; "image" for what is none, and said to be none when it is opened."""
+    if not (Path(path) / "run.json").is_file():
+        return "image"
+    return Run(Path(path)).plan().workload.task
+
+
+def given(classifier: Classifier, word: str) -> Iterator[tuple[str, Any]]:
+    """The samples that a word of the command line stands for, with what a person calls each: a picture's path; a text,
+    or the file that holds it (.txt); a row as a JSON object, or a file of rows (.csv, .json)."""
+    if classifier.task == "text":
+        path = Path(word)
+        held = word.lower().endswith(".txt") and path.is_file()
+        yield word, path.read_text(encoding="utf-8") if held else word
+    elif classifier.task == "table":
+        how = classifier.preprocessing
+        known = {name for name, *_ in (*how.numbers, *how.words)}
+        for number, row in enumerate(_rows(word), 1):
+            kept = {name: value for name, value in row.items() if name in known}
+            if not kept:
+                raise UsageError("no_known_column", columns=", ".join(sorted(known)))
+            yield f"{word}:{number}" if not word.lstrip().startswith("{") else word, kept
+    else:
+        yield word, Path(word)
+
+
+def _rows(word: str) -> list[dict[str, Any]]:
+    """Rows by their columns."""
+    try:
+        if word.lower().endswith(".csv"):
+            with Path(word).open(encoding="utf-8-sig", newline="") as file:
+                return list(csv.DictReader(file))
+        text = Path(word).read_text(encoding="utf-8") if word.lower().endswith(".json") else word
+        found = json.loads(text)
+        rows = found if isinstance(found, list) else [found]
+        if not all(isinstance(each, dict) for each in rows):
+            raise ValueError("no object")
+        return rows
+    except (OSError, ValueError) as error:
+        raise UsageError("not_a_row", word=word[:80], reason=error) from error
 
 
 def classify(classifier: Classifier, given: Any, top: int = 5) -> list[Prediction]:

@@ -258,12 +258,14 @@ def test_from_a_file(tmp_path, trained, wrapped):
         assert equal(model, trained)
 
 
-def test_a_head_for_other_classes_starts_at_zero(tmp_path, trained):
+def test_a_head_for_other_classes_starts_small(tmp_path, trained):
     save_file(trained, tmp_path / "w.safetensors")
     model = build("cnn", 3, 3, 16)
-    head = {name: torch.zeros_like(model.state_dict()[name]) for name in ("head.weight", "head.bias")}
+    torch.nn.init.uniform_(model.head.weight, -5, 5)  # as some authors start theirs
     load_pretrained(model, "cnn", str(tmp_path / "w.safetensors"))
+    head = {name: model.state_dict()[name] for name in ("head.weight", "head.bias")}
     assert equal(model, {**trained, **head})
+    assert 0 < head["head.weight"].abs().max() <= model.head.in_features**-0.5
 
 
 def test_tensors_in_the_same_order_under_other_names(tmp_path, trained):

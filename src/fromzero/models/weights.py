@@ -34,15 +34,14 @@ def load_pretrained(model: nn.Module, name: str, where: str, console: Console | 
     """Fill `model` with trained weights, except for tensors of another shape (a head for other classes, a first layer
     for other channels). `where` is a file or "auto". Returns the source; raises SourceError with what was tried.
 
-    A new head starts at 0: what a random one adds to its answers is never unlearnt from few samples (timm's
-    EfficientNets start theirs at up to 0.4; docs/log.md)."""
+    A new head starts small, as PyTorch starts linear layers, whatever its author chose: what a large random one adds to
+    its answers is never unlearnt from few samples (timm's EfficientNets start theirs at up to 0.4), and one that starts
+    at 0 leaves rare classes behind when all of a BERT is tuned (docs/log.md)."""
     started = {each: each.weight.clone() for each in heads(model) if isinstance(each, nn.Linear)}
     source = _loaded(model, name, where, console or Console())
     for head, before in started.items():
         if torch.equal(head.weight, before):
-            nn.init.zeros_(head.weight)
-            if head.bias is not None:
-                nn.init.zeros_(head.bias)
+            head.reset_parameters()
     return source
 
 
