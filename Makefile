@@ -3,12 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test setup check clean
+.PHONY: quickstart test test-all setup check clean
 
 quickstart: setup
 	$(BIN)/fromzero quickstart
 
 test: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# With the tests that take minutes: several processes, kills, real failures of memory.
+test-all: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 setup: $(VENV)/.installed

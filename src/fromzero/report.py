@@ -144,7 +144,9 @@ def _write_report(
         plan=plan,
         result=result,
         tiles=_tiles(result),
-        baseline=say(f"baseline.{result.baseline_method}") if isinstance(result, Evaluation) and result.baseline else "",
+        baseline=say(f"baseline.{result.baseline_method}")
+        if isinstance(result, Evaluation) and result.baseline
+        else "",
         measures=[
             (measure_name(name), measure_text(name, value), _beside(result, name))
             for name, value in _further(result).items()

@@ -84,10 +84,11 @@ def train(
     **recipe: Any,
 ) -> Run:
     """Train `model` (None: the usual one for such data) on what lies at `data`, sized to the device at hand ("auto":
-    the GPU if PyTorch can use one; "cpu"). `fold` is (number, folds) of a cross-validation, `track` names trackers beside
-    TensorBoard ("wandb,mlflow"; see `trackers`). The words after `console` are
-    the fields of `Recipe`. Raises FromzeroError("does_not_fit") before anything runs if the plan says no, and no change
-    that leaves the result the same would make it fit."""
+    the GPU if PyTorch can use one; "cpu"). `fold` is (number, folds) of a cross-validation, `track` names trackers
+    beside TensorBoard ("wandb,mlflow"; see `trackers`). The words after `console` are the fields of `Recipe`. Raises
+    FromzeroError("does_not_fit") before anything runs if the plan says no, and no change that leaves the result the
+    same would make it fit.
+    """
     console = console or Console()
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     tracked = trackers.named(track)
