@@ -264,7 +264,7 @@ def accuracy(options: argparse.Namespace) -> None:
     Fashion-MNIST's pictures, enlarged to 448 pixels and saved as JPEG, so that the smaller decode is really taken."""
     import fromzero.data.load as load
     from fromzero.data.sources.get import get
-    from fromzero.training import train
+    from fromzero.starting import train
 
     source = scan(get("fashion-mnist", options.data), quick=True)
     ours = load.varied
@@ -314,6 +314,7 @@ def by_pillow(content: bytes, how: Preprocessing, policy: str, rng: np.random.Ge
 def features(options: argparse.Namespace) -> None:
     """Ten epochs of a frozen ResNet-18 at 128 pixels: its features once, or at every step."""
     import fromzero.training as training
+    from fromzero import starting
 
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "set"
@@ -326,7 +327,7 @@ def features(options: argparse.Namespace) -> None:
         for name, head in (("at every step", lambda model: None), ("once", cached)):
             training.frozen_head = head
             start = cpu_seconds()
-            training.train(
+            starting.train(
                 root,
                 model="resnet18",
                 imgsz=128,

@@ -127,14 +127,14 @@ def started(log: Path, **words: Any) -> int:
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        from fromzero import training
+        from fromzero import starting, training
         from fromzero.terminal import Terminal
 
         training.SAVE_SECONDS = SAVE_SECONDS
         if "resume" in words:
             training.resume(words["resume"], Terminal())
         else:
-            training.train(device="cpu", seed=3, console=Terminal(), **words)
+            starting.train(device="cpu", seed=3, console=Terminal(), **words)
         status = 0
     except BaseException:
         traceback.print_exc()

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from fromzero.training import train
+from fromzero.starting import train
 
 DEFAULT: dict[str, Any] = {}
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {

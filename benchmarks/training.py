@@ -194,7 +194,7 @@ def bare(job: Job, clock: Clock, feed: Any = None) -> None:
 
 
 def fromzero(job: Job, clock: Clock, feed: Any = None, console: Console | None = None) -> None:
-    from fromzero.training import train
+    from fromzero.starting import train
 
     words = {
         "optimizer": "adamw", "schedule": "cosine", "warmup": WARMUP, "clip": CLIP, "weight_decay": WEIGHT_DECAY,

@@ -59,7 +59,7 @@ def tiny_run(tiny_data, tmp_path_factory):
     from fromzero.runs import Run
 
     def make(place):
-        from fromzero.training import train
+        from fromzero.starting import train
 
         train(tiny_data, model="cnn", output=place / "tiny", epochs=1, batch=14, device="cpu", seed=3)
 

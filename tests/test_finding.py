@@ -14,7 +14,7 @@ from fromzero.errors import UsageError
 from fromzero.finding import HIGHEST, LOWEST, STEPS, find_lr, read_curve
 from fromzero.models.cnn import Cnn
 from fromzero.records import Recipe
-from fromzero.training import train
+from fromzero.starting import train
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,7 @@ ORDER = [
     ["trackers"],
     ["watching"],
     ["training"],
+    ["starting"],
     ["pictures", "card"],
     ["report"],
     ["crossing", "improving"],

@@ -116,7 +116,7 @@ def rows(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(rows, tmp_path_factory):
-    from fromzero.training import train
+    from fromzero.starting import train
 
     return train(rows, output=tmp_path_factory.mktemp("runs") / "whole", **WORDS)
 
@@ -154,13 +154,13 @@ def test_memory_that_runs_out_while_weights_change_sends_the_run_to_its_last_che
     rows, whole, tmp_path, monkeypatch, save_seconds, capsys
 ):
     """With a checkpoint of the step before, and with none at all."""
-    from fromzero import training
+    from fromzero import starting, training
     from fromzero.terminal import Terminal
 
     monkeypatch.setattr(training, "SAVE_SECONDS", save_seconds)
     calls = failing(monkeypatch, "_foreach_sqrt", at=7)
     # The fused optimizer takes nothing that could fail in its middle; the others do.
-    run = training.train(rows, output=tmp_path / "run", console=Terminal(), **{**WORDS, "fused": False})
+    run = starting.train(rows, output=tmp_path / "run", console=Terminal(), **{**WORDS, "fused": False})
     record = run.record()
     assert record["rung"] == 1 and record["status"] == "finished"
     assert "changed the weights" in capsys.readouterr().err
@@ -171,8 +171,8 @@ def test_memory_that_runs_out_while_weights_change_sends_the_run_to_its_last_che
 
 
 def test_a_validation_that_does_not_fit_is_measured_in_halves(rows, whole, tmp_path, monkeypatch):
+    from fromzero.starting import train
     from fromzero.tasks import table
-    from fromzero.training import train
 
     real, sizes = table.answers, []
 
@@ -192,7 +192,7 @@ def test_a_validation_that_does_not_fit_is_measured_in_halves(rows, whole, tmp_p
 _SQUEEZED = """
 import resource, sys
 import torch
-from fromzero import training
+from fromzero import starting, training
 from fromzero.cli import main
 
 step, count = training._step, [0]

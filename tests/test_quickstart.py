@@ -62,7 +62,7 @@ def test_resnet_from_timm_walks_the_same_path(subset, tmp_path):
     """Another family and another size: nothing on the path is made for one network."""
     from fromzero.exporting import export
     from fromzero.predicting import predict
-    from fromzero.training import train
+    from fromzero.starting import train
 
     run = train(subset, model="resnet10t", output=tmp_path / "run", imgsz=32, epochs=1, batch=32)
     artifact = export(run.path)

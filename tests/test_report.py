@@ -159,7 +159,7 @@ def test_a_picture_that_went_away_does_not_stop_the_report(tiny_run, tiny_data, 
 
 def small(kind, rows, tmp_path, **words):
     """A model that learnt a little of a CSV file, evaluated on its test part."""
-    from fromzero.training import train
+    from fromzero.starting import train
 
     path = tmp_path / f"{kind}.csv"
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fromzero import training
+from fromzero import starting
 from fromzero.data.opening import open_data
 from fromzero.data.split import split
 from fromzero.errors import DataError, UsageError
@@ -96,7 +96,7 @@ def test_what_cannot_be_trained_is_said_before_anything_runs(visits, tmp_path):
 
 def test_a_run_of_sequences_from_the_file_to_an_answer(visits, tmp_path):
     words = {"epochs": 25, "batch": 16, "lr": 1e-2, "device": "cpu"}
-    run = training.train(visits, model="table-gru", seq=2, output=tmp_path / "run", **words)
+    run = starting.train(visits, model="table-gru", seq=2, output=tmp_path / "run", **words)
     found = evaluate(run.path)
     assert found.measures["auc"] > 0.9  # what the last two visits tell
     assert {"pr_auc", "ece", "brier", "macro_f1"} <= set(found.measures)
@@ -110,7 +110,7 @@ def test_a_run_of_sequences_from_the_file_to_an_answer(visits, tmp_path):
 
 
 def test_a_row_alone_cannot_know_what_came_before(visits, tmp_path):
-    run = training.train(visits, output=tmp_path / "run", epochs=4, batch=32, device="cpu")
+    run = starting.train(visits, output=tmp_path / "run", epochs=4, batch=32, device="cpu")
     assert run.plan().workload.model == "mlp" and run.plan().workload.categories == (2,)
     columns = (run.path / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"val_auc", "val_pr_auc", "val_loss", "val_accuracy"} <= set(columns)

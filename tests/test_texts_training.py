@@ -18,8 +18,8 @@ from fromzero.generating import drawn, generate
 from fromzero.predicting import classify, open_classifier
 from fromzero.preparing import prepare
 from fromzero.records import Recipe
+from fromzero.starting import train
 from fromzero.tasks import lm, text
-from fromzero.training import train
 
 WORDS = {"device": "cpu", "seed": 3}
 

@@ -19,7 +19,8 @@ from PIL import Image
 from fromzero.errors import DataError, FromzeroError, RunError, UsageError
 from fromzero.records import Card
 from fromzero.runs import Run
-from fromzero.training import resume, train
+from fromzero.starting import train
+from fromzero.training import resume
 
 WORDS = {"epochs": 3, "batch": 8, "imgsz": 16, "seed": 3}
 

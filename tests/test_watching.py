@@ -12,8 +12,9 @@ from fromzero import trackers, watching
 from fromzero.cli import main
 from fromzero.errors import DiskError, MissingPackage, UnknownName
 from fromzero.runs import Run
+from fromzero.starting import train
 from fromzero.terminal import Console
-from fromzero.training import resume, train
+from fromzero.training import resume
 
 WORDS = {"model": "cnn", "imgsz": 16, "epochs": 3, "batch": 14, "device": "cpu", "seed": 3}
 

@@ -40,7 +40,7 @@ _PUBLIC = {
     "predict": "predicting",
     "resume": "training",
     "serve": "serving.server",
-    "train": "training",
+    "train": "starting",
 }
 __all__ = sorted(_PUBLIC)
 

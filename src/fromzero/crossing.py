@@ -16,8 +16,9 @@ from fromzero.language import say
 from fromzero.records import to_json
 from fromzero.report import evaluate
 from fromzero.runs import Run
+from fromzero.starting import train
 from fromzero.terminal import Console
-from fromzero.training import resume, train
+from fromzero.training import resume
 
 SUMMARY = "cross-validation.json"
 

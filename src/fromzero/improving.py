@@ -30,8 +30,9 @@ from fromzero.language import say
 from fromzero.records import Recipe, from_json, to_json
 from fromzero.report import evaluate
 from fromzero.runs import Run
+from fromzero.starting import train
 from fromzero.terminal import Console
-from fromzero.training import resume, train
+from fromzero.training import resume
 
 FILE = "improvement.json"
 GAP, WIDE_GAP = 0.7, 0.5  # training loss as a share of the validation loss

@@ -33,9 +33,9 @@ from fromzero.predicting import classify, open_classifier
 from fromzero.preparing import prepare
 from fromzero.records import Plan
 from fromzero.runs import Run
+from fromzero.starting import train
 from fromzero.tasks import image
 from fromzero.terminal import Console, seconds_text
-from fromzero.training import train
 
 DATA_SET = "fashion-mnist"
 CARDS = ("GTX 1080 Ti", "RTX 3060 12 GB", "RTX 4090")  # shown beside the device at hand

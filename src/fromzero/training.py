@@ -1,6 +1,5 @@
 """The one training loop, read top to bottom.
 
-    train():  data -> how samples become inputs -> plan -> a run folder -> fit
     resume(): a run folder -> fit
     fit():    epochs of steps, each measured on the validation part, saved, and told
 
@@ -16,50 +15,42 @@ import dataclasses
 import functools
 import gc
 import hashlib
-import itertools
 import math
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from fromzero import checkpoint, ladder, launching, runs, tasks, trackers
+from fromzero import checkpoint, ladder, launching, tasks
 from fromzero import engine as engines
-from fromzero.cautions import cautions, check_bf16, safe_precision
 from fromzero.data import load
 from fromzero.data.batches import Batch, Samples, training_batches
 from fromzero.data.manifest import Manifest, digest
 from fromzero.data.sampling import class_weights, drawn
-from fromzero.errors import FromzeroError, RunError, UsageError
+from fromzero.errors import RunError
 from fromzero.evaluation import answers_of
 from fromzero.files import disk_error
-from fromzero.finding import STEPS as TRIED_STEPS
-from fromzero.finding import Found, find_lr
-from fromzero.fitting import fit as fitting
 from fromzero.language import say
 from fromzero.machine.process import settled_bytes
 from fromzero.models.adapt import checkpoint_blocks, set_trainable, train_mode
 from fromzero.models.averaging import averaged
-from fromzero.models.build import task_of
 from fromzero.models.fresh import fresh
 from fromzero.models.frozen import features_of, frozen_head, weights_digest
 from fromzero.models.initialise import scales, sentences
-from fromzero.models.weights import load_pretrained
-from fromzero.planning import plan, summary
-from fromzero.preparing import Fold, prepare
-from fromzero.records import PRECISIONS, Plan, Recipe, to_json
+from fromzero.planning import summary
+from fromzero.preparing import prepare
+from fromzero.records import Recipe, to_json
 from fromzero.runs import Run
 from fromzero.schedules import learning_rate
-from fromzero.step import FUSED, make_optimizer
+from fromzero.step import make_optimizer
 from fromzero.stopping import Stop, stopping
-from fromzero.terminal import Console, bytes_text
+from fromzero.terminal import Console
 from fromzero.watching import Watch
 
 SAVE_SECONDS = 60.0  # a crash loses at most this much; for each second that saving takes, where that is more than one
@@ -67,88 +58,6 @@ LOOK_STEPS = 20  # the loss is read from the device, and processes agree, this o
 LOOKS = 50  # so that its curves are of so many points
 SCALE_SAMPLES = 8  # that the first look at activations and gradients takes
 LOST_SHARE = 0.01  # of the samples that may have become unreadable; a run does not go on without more
-
-
-def train(
-    data: Path | str,
-    *,
-    model: str | None = None,
-    output: Path | str | None = None,
-    imgsz: int | None = None,
-    seq: int | None = None,
-    batch: int | str | None = None,
-    device: str = "auto",
-    fold: Fold | None = None,
-    track: str | Sequence[str] = (),
-    console: Console | None = None,
-    **recipe: Any,
-) -> Run:
-    """Train `model` (None: the usual one for such data) on what lies at `data`, sized to the device at hand ("auto":
-    the GPU if PyTorch can use one; "cpu"). `fold` is (number, folds) of a cross-validation, `track` names trackers
-    beside TensorBoard ("wandb,mlflow"; see `trackers`). The words after `console` are the fields of `Recipe`. Raises
-    FromzeroError("does_not_fit") before anything runs if the plan says no, and no change that leaves the result the
-    same would make it fit.
-    """
-    console = console or Console()
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
-    tracked = trackers.named(track)
-    _check_recipe(recipe, on_cpu)
-    if model is not None:
-        model = _named(model)
-        task_of(model)  # asked before anything else: a wrong name must not cost a scan
-    manifest = prepare(data, console, fold)
-    model = model or tasks.usual_model(manifest.kind, bool(manifest.classes))
-    workload_task = task_of(model)
-    task = tasks.trained(workload_task)
-    if manifest.kind not in task.KINDS:
-        kinds = say("list.or").join(say(f"kind.{each}") for each in task.KINDS)
-        raise UsageError("kind_not_for_model", path=data, kind=say(f"kind.{manifest.kind}"), model=model, kinds=kinds)
-    pretrained = recipe.get("pretrained")
-    words = {"imgsz": imgsz, "seq": seq, "pretrained": pretrained}
-    how = task.preprocessing(manifest, model, words, console)
-    usual = task.usual(manifest, how)  # what the user said goes before it
-    finding = recipe.get("lr") == "find"  # the plan has its own until then
-    left_open = [("augmentation", "auto"), ("lr", "find")]
-    recipe = {**usual, **{name: value for name, value in recipe.items() if (name, value) not in left_open}}
-    usual_batch = recipe.pop("batch", None)
-    batch = usual_batch if batch is None else batch
-    if on_cpu and recipe.get("optimizer", "adamw") in FUSED:  # four times as fast there (benchmarks/training.py)
-        recipe.setdefault("fused", True)
-    samples = task.count(manifest, how, console)
-    planned = _planned(
-        model,
-        console,
-        card="cpu" if on_cpu else None,
-        batch=min(batch, samples) if isinstance(batch, int) else batch,
-        classes=max(1, len(manifest.classes)),
-        samples=samples,
-        cores=task.loading(manifest, how, recipe["augmentation"]),
-        **task.shape(how),
-        **recipe,
-    )
-    # Before there is a run: a missing file must leave nothing behind, and a resumed run must not need it again.
-    start = _pretrained(planned, console) if pretrained else None
-    found = _found_lr(planned, manifest, how, "cpu" if on_cpu else "cuda", start, console) if finding else None
-    if found is not None and found.lr is not None:
-        planned = _with_lr(planned, found.lr)
-    run = runs.create(
-        Path(output) if output else None,
-        f"{Path(data).resolve().name}-{model.replace(':', '-').replace('/', '-')}",
-        planned,
-        how,
-        data=str(data) if "://" in str(data) else str(Path(data).resolve()),
-        data_digest=digest(manifest),
-        fold=fold,
-        track=tracked,
-        classes=manifest.classes,
-        device="cpu" if on_cpu else "cuda",
-        predicted={"memory": planned.memory, "time": planned.time, "energy": planned.energy},
-        versions={"torch": torch.__version__, "accelerate": accelerate.__version__},
-        **({} if found is None else {"lr_found": found}),
-    )
-    if start is not None:
-        checkpoint.save(run.last, {"model": start, "optimizer": {}}, dataclasses.asdict(State()))
-    return _run(run, manifest, console)
 
 
 def resume(path: Path | str, console: Console | None = None) -> Run:
@@ -162,10 +71,11 @@ def resume(path: Path | str, console: Console | None = None) -> Run:
     manifest = data_of(run, console)
     if digest(manifest) != record["data_digest"]:
         raise RunError("data_changed", path=record["data"])
-    return _run(run, manifest, console)
+    return begin(run, manifest, console)
 
 
-def _run(run: Run, manifest: Manifest, console: Console) -> Run:
+def begin(run: Run, manifest: Manifest, console: Console) -> Run:
+    """Follow a run's plan, here or in as many processes as it has cards."""
     recipe = run.plan().recipe
     if launching.wanted(recipe):
         launching.together(run.path, recipe, run.record()["device"], console)
@@ -326,7 +236,7 @@ def _begin(run: Run, manifest: Manifest, console: Console) -> Job:
         model=model,
         learner=learner,
         entry=task.entry(how).to(engine.device),
-        loss_of=task.loss_for(recipe, _class_weights(varied, manifest, recipe, engine.device)),
+        loss_of=task.loss_for(recipe, weights_of_classes(varied, manifest, recipe, engine.device)),
         begun=ladder.Begun(optimizer),
         optimizer=engine.prepare_optimizer(optimizer),
         samples=varied,
@@ -535,10 +445,10 @@ def _tell_changed(job: Job) -> None:
 
 
 def _to_device(job: Job, batch: Batch) -> Batch:
-    return _entered(batch, job.entry, job.recipe, job.engine.device)
+    return entered(batch, job.entry, job.recipe, job.engine.device)
 
 
-def _entered(batch: Batch, entry: Callable[[torch.Tensor], torch.Tensor], recipe: Recipe, device: Any) -> Batch:
+def entered(batch: Batch, entry: Callable[[torch.Tensor], torch.Tensor], recipe: Recipe, device: Any) -> Batch:
     """A batch as the learner takes it, on the device."""
     given, targets = batch
     inputs = entry(given.to(device, non_blocking=True))
@@ -568,7 +478,9 @@ def _head_alone(job: Job) -> None:
     job.learner, job.entry = head, torch.nn.Identity()
 
 
-def _class_weights(samples: Samples, manifest: Manifest, recipe: Recipe, device: torch.device) -> torch.Tensor | None:
+def weights_of_classes(
+    samples: Samples, manifest: Manifest, recipe: Recipe, device: torch.device
+) -> torch.Tensor | None:
     if recipe.class_weights == "none":
         return None
     counts = np.bincount(samples.labels(samples.rows("train")), minlength=len(manifest.classes))
@@ -648,107 +560,3 @@ def _leave(job: Job, stop: Stop) -> None:
         job.run.note(status="stopped")
     job.console.line(say("train.interrupted", path=shlex.quote(str(job.run.path)), step=job.state.step))
     stop.end()
-
-
-# --- before there is a run ----------------------------------------------------------------------------------------
-
-
-def _named(model: str) -> str:
-    """A model's name that outlives the folder a run was started in."""
-    if ".py:" not in model:
-        return model
-    file, _, function = model.rpartition(":")
-    return f"{Path(file).resolve()}:{function}"
-
-
-def _planned(model: str, console: Console, **words: Any) -> Plan:
-    """The plan as asked, or with the cheapest change that leaves the result the same where only that fits."""
-    asked = plan(model, **words)
-    for each in cautions(asked.recipe, asked.card):
-        console.line(each.text)
-    precision = safe_precision(asked.recipe.precision, asked.card)
-    if precision != asked.recipe.precision:
-        return _planned(model, console, **{**words, "precision": precision})
-    if asked.verdict != "does_not_fit":
-        return asked
-    options = fitting(model, **words)[1] if isinstance(words["batch"], int) else ()
-    same = next((each for each in options if each.keeps == "same"), None)
-    if same is not None:
-        console.line(say("train.adapted", change=same.text))
-        return same.plan
-    advice = " ".join(each.text for each in asked.advice if each.saves or each.code == "no_batch_fits")
-    advice = " ".join([advice, *(each.text for each in options[:3])])
-    need, have = bytes_text(asked.memory.process_peak), bytes_text(asked.card.usable_bytes)
-    raise FromzeroError("does_not_fit", card=asked.card.title, need=need, have=have, advice=advice)
-
-
-def _pretrained(planned: Plan, console: Console) -> checkpoint.Tensors:
-    """The state a run starts from: trained weights, and a fresh head."""
-    recipe, name = planned.recipe, planned.workload.model
-    assert recipe.pretrained is not None
-    where = recipe.pretrained
-    return fresh(planned.workload, recipe, lambda model: load_pretrained(model, name, where, console)).state_dict()
-
-
-def _found_lr(
-    planned: Plan, manifest: Manifest, how: Any, device: str, start: checkpoint.Tensors | None, console: Console
-) -> Found | None:
-    """A learning rate for this plan, tried on a model that is thrown away; None where memory did not suffice."""
-    task = tasks.trained(planned.workload.task)
-    engine = engines.start(planned.recipe, device)
-    recipe = engine.recipe  # one process does the work of all cards
-    model = fresh(planned.workload, recipe)
-    if start is not None:
-        model.load_state_dict(start)
-    if recipe.memory_format == "channels-last":
-        model = model.to(memory_format=torch.channels_last)
-    model, entry = engine.wrap(model), task.entry(how).to(engine.device)
-    samples = task.samples(manifest, how, recipe, console)
-    loss_of = task.loss_for(recipe, _class_weights(samples, manifest, recipe, engine.device))
-    rows = samples.rows("train")
-
-    def steps() -> Iterator[list[Batch]]:
-        assert recipe.batch is not None
-        for epoch in itertools.count():
-            these = drawn(rows, samples.labels(rows), recipe.sampling, recipe.seed, epoch)
-            batches = training_batches(samples, these, recipe.batch, epoch, 0)
-            while parts := list(itertools.islice(batches, recipe.accumulate)):
-                yield [_entered(each, entry, recipe, engine.device) for each in parts]
-                advance(1)
-
-    try:
-        with console.progress(say("train.trying_rates"), TRIED_STEPS) as advance:
-            found = find_lr(engine, model, loss_of, recipe, steps())
-    except (RuntimeError, MemoryError) as error:
-        if not ladder.out_of_memory(error):
-            raise
-        console.line(say("train.no_room_for_rates", lr=f"{planned.recipe.lr:.2g}"))
-        return None
-    if found.lr is None:
-        console.line(say("train.no_rate", lr=f"{planned.recipe.lr:.2g}"))
-    else:
-        told = {"lr": found.lr, "lowest": found.lowest, "usual": planned.recipe.lr}
-        console.line(say("train.rate", **{name: f"{value:.2g}" for name, value in told.items()}))
-    return found
-
-
-def _with_lr(planned: Plan, lr: float) -> Plan:
-    """The plan with another rate, without its reasons for the old one."""
-    advice = tuple(each for each in planned.advice if each.code != "learning_rate")
-    return dataclasses.replace(planned, recipe=dataclasses.replace(planned.recipe, lr=lr), advice=advice)
-
-
-def _check_recipe(recipe: dict[str, Any], on_cpu: bool) -> None:
-    """Refuse what a plan knows and this loop does not run."""
-    precision = recipe.get("precision", "fp32")
-    if precision in PRECISIONS and precision not in engines.MIXED:
-        raise UsageError("precision_infer_only", precision=precision)
-    if precision == "amp-fp16" and on_cpu:
-        raise UsageError("no_fp16_on_cpu")
-    check_bf16(precision, on_cpu)
-    launching.check(recipe, "cpu" if on_cpu else "cuda")
-    if recipe.get("cards", 1) > 1 and (recipe.get("freeze") == "gradual" or recipe.get("ema")):
-        raise UsageError("one_card_only", flag="--ema" if recipe.get("ema") else "--freeze gradual")
-    for each in dataclasses.fields(Recipe):
-        if each.metadata["planned_only"] and recipe.get(each.name, each.default) != each.default:
-            raise UsageError("planned_not_trained", flag="--" + each.name.replace("_", "-"))

@@ -33,7 +33,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if (options.data is None) == (options.resume is None):
         raise UsageError("data_or_resume")
-    from fromzero.training import resume, train
+    from fromzero.starting import train
+    from fromzero.training import resume
 
     console = Terminal()
     if options.resume is not None:

@@ -1,0 +1,220 @@
+"""train(): what comes before there is a run.
+
+data -> how samples become inputs -> plan -> trained weights, a learning rate -> a run folder -> `training`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+
+from fromzero import checkpoint, ladder, launching, runs, tasks, trackers
+from fromzero import engine as engines
+from fromzero.cautions import cautions, check_bf16, safe_precision
+from fromzero.data.batches import Batch, training_batches
+from fromzero.data.manifest import Manifest, digest
+from fromzero.data.sampling import drawn
+from fromzero.errors import FromzeroError, UsageError
+from fromzero.finding import STEPS as TRIED_STEPS
+from fromzero.finding import Found, find_lr
+from fromzero.fitting import fit as fitting
+from fromzero.language import say
+from fromzero.models.build import task_of
+from fromzero.models.fresh import fresh
+from fromzero.models.weights import load_pretrained
+from fromzero.planning import plan
+from fromzero.preparing import Fold, prepare
+from fromzero.records import PRECISIONS, Plan, Recipe
+from fromzero.runs import Run
+from fromzero.step import FUSED
+from fromzero.terminal import Console, bytes_text
+from fromzero.training import State, begin, entered, weights_of_classes
+
+
+def train(
+    data: Path | str,
+    *,
+    model: str | None = None,
+    output: Path | str | None = None,
+    imgsz: int | None = None,
+    seq: int | None = None,
+    batch: int | str | None = None,
+    device: str = "auto",
+    fold: Fold | None = None,
+    track: str | Sequence[str] = (),
+    console: Console | None = None,
+    **recipe: Any,
+) -> Run:
+    """Train `model` (None: the usual one for such data) on what lies at `data`, sized to the device at hand ("auto":
+    the GPU if PyTorch can use one; "cpu"). `fold` is (number, folds) of a cross-validation, `track` names trackers
+    beside TensorBoard ("wandb,mlflow"; see `trackers`). The words after `console` are the fields of `Recipe`. Raises
+    FromzeroError("does_not_fit") before anything runs if the plan says no, and no change that leaves the result the
+    same would make it fit.
+    """
+    console = console or Console()
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    tracked = trackers.named(track)
+    _check_recipe(recipe, on_cpu)
+    if model is not None:
+        model = _named(model)
+        task_of(model)  # asked before anything else: a wrong name must not cost a scan
+    manifest = prepare(data, console, fold)
+    model = model or tasks.usual_model(manifest.kind, bool(manifest.classes))
+    workload_task = task_of(model)
+    task = tasks.trained(workload_task)
+    if manifest.kind not in task.KINDS:
+        kinds = say("list.or").join(say(f"kind.{each}") for each in task.KINDS)
+        raise UsageError("kind_not_for_model", path=data, kind=say(f"kind.{manifest.kind}"), model=model, kinds=kinds)
+    pretrained = recipe.get("pretrained")
+    words = {"imgsz": imgsz, "seq": seq, "pretrained": pretrained}
+    how = task.preprocessing(manifest, model, words, console)
+    usual = task.usual(manifest, how)  # what the user said goes before it
+    finding = recipe.get("lr") == "find"  # the plan has its own until then
+    left_open = [("augmentation", "auto"), ("lr", "find")]
+    recipe = {**usual, **{name: value for name, value in recipe.items() if (name, value) not in left_open}}
+    usual_batch = recipe.pop("batch", None)
+    batch = usual_batch if batch is None else batch
+    if on_cpu and recipe.get("optimizer", "adamw") in FUSED:  # four times as fast there (benchmarks/training.py)
+        recipe.setdefault("fused", True)
+    samples = task.count(manifest, how, console)
+    planned = _planned(
+        model,
+        console,
+        card="cpu" if on_cpu else None,
+        batch=min(batch, samples) if isinstance(batch, int) else batch,
+        classes=max(1, len(manifest.classes)),
+        samples=samples,
+        cores=task.loading(manifest, how, recipe["augmentation"]),
+        **task.shape(how),
+        **recipe,
+    )
+    # Before there is a run: a missing file must leave nothing behind, and a resumed run must not need it again.
+    start = _pretrained(planned, console) if pretrained else None
+    found = _found_lr(planned, manifest, how, "cpu" if on_cpu else "cuda", start, console) if finding else None
+    if found is not None and found.lr is not None:
+        planned = _with_lr(planned, found.lr)
+    run = runs.create(
+        Path(output) if output else None,
+        f"{Path(data).resolve().name}-{model.replace(':', '-').replace('/', '-')}",
+        planned,
+        how,
+        data=str(data) if "://" in str(data) else str(Path(data).resolve()),
+        data_digest=digest(manifest),
+        fold=fold,
+        track=tracked,
+        classes=manifest.classes,
+        device="cpu" if on_cpu else "cuda",
+        predicted={"memory": planned.memory, "time": planned.time, "energy": planned.energy},
+        versions={"torch": torch.__version__, "accelerate": accelerate.__version__},
+        **({} if found is None else {"lr_found": found}),
+    )
+    if start is not None:
+        checkpoint.save(run.last, {"model": start, "optimizer": {}}, dataclasses.asdict(State()))
+    return begin(run, manifest, console)
+
+
+def _named(model: str) -> str:
+    """A model's name that outlives the folder a run was started in."""
+    if ".py:" not in model:
+        return model
+    file, _, function = model.rpartition(":")
+    return f"{Path(file).resolve()}:{function}"
+
+
+def _planned(model: str, console: Console, **words: Any) -> Plan:
+    """The plan as asked, or with the cheapest change that leaves the result the same where only that fits."""
+    asked = plan(model, **words)
+    for each in cautions(asked.recipe, asked.card):
+        console.line(each.text)
+    precision = safe_precision(asked.recipe.precision, asked.card)
+    if precision != asked.recipe.precision:
+        return _planned(model, console, **{**words, "precision": precision})
+    if asked.verdict != "does_not_fit":
+        return asked
+    options = fitting(model, **words)[1] if isinstance(words["batch"], int) else ()
+    same = next((each for each in options if each.keeps == "same"), None)
+    if same is not None:
+        console.line(say("train.adapted", change=same.text))
+        return same.plan
+    advice = " ".join(each.text for each in asked.advice if each.saves or each.code == "no_batch_fits")
+    advice = " ".join([advice, *(each.text for each in options[:3])])
+    need, have = bytes_text(asked.memory.process_peak), bytes_text(asked.card.usable_bytes)
+    raise FromzeroError("does_not_fit", card=asked.card.title, need=need, have=have, advice=advice)
+
+
+def _pretrained(planned: Plan, console: Console) -> checkpoint.Tensors:
+    """The state a run starts from: trained weights, and a fresh head."""
+    recipe, name = planned.recipe, planned.workload.model
+    assert recipe.pretrained is not None
+    where = recipe.pretrained
+    return fresh(planned.workload, recipe, lambda model: load_pretrained(model, name, where, console)).state_dict()
+
+
+def _found_lr(
+    planned: Plan, manifest: Manifest, how: Any, device: str, start: checkpoint.Tensors | None, console: Console
+) -> Found | None:
+    """A learning rate for this plan, tried on a model that is thrown away; None where memory did not suffice."""
+    task = tasks.trained(planned.workload.task)
+    engine = engines.start(planned.recipe, device)
+    recipe = engine.recipe  # one process does the work of all cards
+    model = fresh(planned.workload, recipe)
+    if start is not None:
+        model.load_state_dict(start)
+    if recipe.memory_format == "channels-last":
+        model = model.to(memory_format=torch.channels_last)
+    model, entry = engine.wrap(model), task.entry(how).to(engine.device)
+    samples = task.samples(manifest, how, recipe, console)
+    loss_of = task.loss_for(recipe, weights_of_classes(samples, manifest, recipe, engine.device))
+    rows = samples.rows("train")
+
+    def steps() -> Iterator[list[Batch]]:
+        assert recipe.batch is not None
+        for epoch in itertools.count():
+            these = drawn(rows, samples.labels(rows), recipe.sampling, recipe.seed, epoch)
+            batches = training_batches(samples, these, recipe.batch, epoch, 0)
+            while parts := list(itertools.islice(batches, recipe.accumulate)):
+                yield [entered(each, entry, recipe, engine.device) for each in parts]
+                advance(1)
+
+    try:
+        with console.progress(say("train.trying_rates"), TRIED_STEPS) as advance:
+            found = find_lr(engine, model, loss_of, recipe, steps())
+    except (RuntimeError, MemoryError) as error:
+        if not ladder.out_of_memory(error):
+            raise
+        console.line(say("train.no_room_for_rates", lr=f"{planned.recipe.lr:.2g}"))
+        return None
+    if found.lr is None:
+        console.line(say("train.no_rate", lr=f"{planned.recipe.lr:.2g}"))
+    else:
+        told = {"lr": found.lr, "lowest": found.lowest, "usual": planned.recipe.lr}
+        console.line(say("train.rate", **{name: f"{value:.2g}" for name, value in told.items()}))
+    return found
+
+
+def _with_lr(planned: Plan, lr: float) -> Plan:
+    """The plan with another rate, without its reasons for the old one."""
+    advice = tuple(each for each in planned.advice if each.code != "learning_rate")
+    return dataclasses.replace(planned, recipe=dataclasses.replace(planned.recipe, lr=lr), advice=advice)
+
+
+def _check_recipe(recipe: dict[str, Any], on_cpu: bool) -> None:
+    """Refuse what a plan knows and this loop does not run."""
+    precision = recipe.get("precision", "fp32")
+    if precision in PRECISIONS and precision not in engines.MIXED:
+        raise UsageError("precision_infer_only", precision=precision)
+    if precision == "amp-fp16" and on_cpu:
+        raise UsageError("no_fp16_on_cpu")
+    check_bf16(precision, on_cpu)
+    launching.check(recipe, "cpu" if on_cpu else "cuda")
+    if recipe.get("cards", 1) > 1 and (recipe.get("freeze") == "gradual" or recipe.get("ema")):
+        raise UsageError("one_card_only", flag="--ema" if recipe.get("ema") else "--freeze gradual")
+    for each in dataclasses.fields(Recipe):
+        if each.metadata["planned_only"] and recipe.get(each.name, each.default) != each.default:
+            raise UsageError("planned_not_trained", flag="--" + each.name.replace("_", "-"))
