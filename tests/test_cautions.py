@@ -22,8 +22,8 @@ def test_half_precision_gives_nan_on_cards_of_the_16_series(card):
 
 
 def test_training_on_such_a_card_takes_fp32_and_says_why():
-    from fromzero.terminal import Console
     from fromzero.starting import _planned
+    from fromzero.terminal import Console
 
     told = []
 
