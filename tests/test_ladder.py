@@ -216,9 +216,9 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_AS and /proc")
-@pytest.mark.parametrize("step", [1])
+@pytest.mark.parametrize("step", [1, 2])  # one an epoch
 def test_a_real_allocation_that_fails_is_made_smaller(tmp_path, step):
-    """The step is not lost, and the losses are those of an undisturbed run."""
+    """In the first step and in a later epoch: the step is not lost, and the losses are those of an undisturbed run."""
     rng = np.random.default_rng(0)
     data = tmp_path / "novel.txt"
     words = [f"{a}{b}" for a in "bdfgklmn" for b in "aeiou"]

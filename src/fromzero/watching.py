@@ -19,6 +19,7 @@ import torch
 
 from fromzero import tasks, trackers
 from fromzero.engine import Engine
+from fromzero.errors import DiskError
 from fromzero.files import disk_error, write_text
 from fromzero.language import say
 from fromzero.machine import ledger
@@ -162,6 +163,8 @@ class Watch:
     def _start(self, name: str) -> None:
         try:
             self.trackers[name] = trackers.start(name, self.run, self.first)
+        except DiskError:
+            raise
         except Exception as error:
             self._lost(name, error)
             return
@@ -188,6 +191,8 @@ class Watch:
     def _try(self, name: str, word: Any) -> None:
         try:
             word(self.trackers[name])
+        except DiskError:  # a full disk ends the run where it stands, as it does for the other files
+            raise
         except Exception as error:
             del self.trackers[name]
             self._lost(name, error)
