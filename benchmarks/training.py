@@ -1,7 +1,8 @@
 """How fast `fromzero train` is beside a bare PyTorch loop and beside others' trainers, all run here and now.
 
-    python benchmarks/training.py [loop] [share] [epoch] [accuracy]      (without a word, all of them)
+    python benchmarks/training.py [optimizer] [loop] [share] [epoch] [accuracy]      (without a word, all of them)
 
+optimizer a step of AdamW alone over ResNet-18's weights: the ways PyTorch has to make it
 loop      what a trainer adds to a step of a bare loop, CPU ms: a tiny network, so that it shows
 share     the speed of ResNet-18 at 128 pixels, as a share of the bare loop's
 epoch     ResNet-18 at 128 pixels on photographs: CPU time of an epoch from the files on, steps a second
@@ -759,7 +760,35 @@ def show(verdicts: list[tuple[bool, str]]) -> None:
         print(f"\n{'reached' if good else 'MISSED'}: {text}", flush=True)
 
 
+def optimizer(options: argparse.Namespace, scratch: Path) -> None:
+    """AdamW over ResNet-18's weights with gradients of noise: one tensor after the other, many together, fused."""
+    import timm
+
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        made: dict[str, Any] = {}
+        for name in ("plain", "foreach", "fused"):
+            tensors = list(timm.create_model("resnet18", num_classes=10).parameters())
+            for each in tensors:
+                each.grad = torch.randn_like(each)
+            ways = {"foreach": name == "foreach", "fused": name == "fused"}
+            made[name] = torch.optim.AdamW(tensors, lr=1e-3, **ways)
+            made[name].step()  # makes its state
+        taken: dict[str, list[float]] = {name: [] for name in made}
+        for _ in range(10 * options.rounds):
+            for name, each in made.items():
+                start = time.process_time()
+                each.step()
+                taken[name].append(time.process_time() - start)
+        least = statistics.median(taken["foreach"])
+        print(f"\n{threads} threads\n\n| | CPU ms a step | of foreach |\n|---|---|---|")
+        for name, found in taken.items():
+            print(f"| {name} | {spread(found, 1e3)} | {statistics.median(found) / least:.2f} |", flush=True)
+    torch.set_num_threads(1)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Path], None]] = {
+    "optimizer": optimizer,
     "loop": loop,
     "share": share,
     "epoch": epoch,

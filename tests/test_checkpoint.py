@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fromzero import checkpoint
+from fromzero.engine import packed, unpack
 from fromzero.errors import DiskError, RunError
 
 
@@ -322,24 +323,24 @@ def learn(model, optimizer, steps, start=0):
 def test_packed_and_unpacked_an_optimizer_goes_on_to_the_same_bits(tmp_path, name):
     model, optimizer = learner(name)
     learn(model, optimizer, 3)
-    groups = {"model": model.state_dict(), "optimizer": checkpoint.pack_optimizer(optimizer)}
+    groups = {"model": model.state_dict(), "optimizer": packed(optimizer, model)}
     checkpoint.save(tmp_path / "c", groups, {})
     learn(model, optimizer, 3, start=3)
 
     loaded, _ = checkpoint.load(tmp_path / "c")
     again, other = learner(name)
     again.load_state_dict(loaded["model"])
-    checkpoint.unpack_optimizer(other, loaded["optimizer"])
+    unpack(other, again, loaded["optimizer"])
     learn(again, other, 3, start=3)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
-    one, two = checkpoint.pack_optimizer(optimizer), checkpoint.pack_optimizer(other)
+    one, two = packed(optimizer, model), packed(other, again)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[key], two[key]) and one[key].dtype == two[key].dtype for key in one)
 
 
 def test_an_optimizer_before_its_first_step(tmp_path):
-    _, optimizer = learner("adamw")
-    checkpoint.save(tmp_path / "c", {"optimizer": checkpoint.pack_optimizer(optimizer)}, {})
-    _, other = learner("adamw")
-    checkpoint.unpack_optimizer(other, checkpoint.load(tmp_path / "c")[0]["optimizer"])
-    assert checkpoint.pack_optimizer(other) == {}
+    model, optimizer = learner("adamw")
+    checkpoint.save(tmp_path / "c", {"optimizer": packed(optimizer, model)}, {})
+    again, other = learner("adamw")
+    unpack(other, again, checkpoint.load(tmp_path / "c")[0]["optimizer"])
+    assert packed(other, again) == {}

@@ -59,12 +59,12 @@ def test_a_plateau_asks_for_another_rate_then_for_thawing():
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Two classes of 30 noisy stripes, lying or standing."""
+    """Two classes of 30 noisy stripes, lying or standing; every fifth under the wrong name: none gets all right."""
     root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for number in range(30):
         for label in ("lying", "standing"):
             stripes = np.repeat((np.arange(16) // 2 % 2)[:, None] * rng.integers(60, 120), 16, 1)
-            pixels = (stripes if label == "lying" else stripes.T) + rng.normal(60, 30, (16, 16))
+            pixels = (stripes if (label == "lying") == bool(number % 5) else stripes.T) + rng.normal(60, 30, (16, 16))
             path = root / label / f"{number}.png"
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
@@ -75,7 +75,7 @@ def pictures(tmp_path_factory):
 def improved(pictures, tmp_path_factory):
     """Two runs towards what nobody can reach."""
     output = tmp_path_factory.mktemp("improved")
-    return output, improve(pictures, 1.01, 2, output=output, **WORDS)
+    return output, improve(pictures, 1.0, 2, output=output, **WORDS)
 
 
 def test_runs_change_one_thing_at_a_time_and_say_why(improved):
@@ -113,7 +113,7 @@ def test_a_trial_that_was_cut_off_is_finished_first(improved, pictures):
     kept["trials"].append(dataclasses.asdict(cut))
     (output / FILE).write_text(json.dumps(kept), encoding="utf-8")
     (output / "trial-3" / "checkpoints").mkdir(parents=True)  # killed before the run was one
-    done = improve(pictures, 1.01, 3, output=output, **WORDS)
+    done = improve(pictures, 1.0, 3, output=output, **WORDS)
     assert [each.state for each in done.trials] == ["finished"] * 3 and done.trials[:2] == made.trials
     assert Run(output / "trial-3").plan().recipe.lr == 0.004
 
@@ -139,6 +139,13 @@ def test_other_data_or_words_are_another_improvement(improved, pictures, tmp_pat
     assert caught.value.code == "run_exists"
     with pytest.raises(UsageError):
         improve(pictures, 0.9, 0, output=tmp_path / "new", **WORDS)
+
+
+@pytest.mark.parametrize("target", [3.0, 0.0, -1.0, float("nan")])
+def test_a_share_above_one_is_refused_before_anything_runs(pictures, tmp_path, target):
+    with pytest.raises(UsageError) as caught:
+        improve(pictures, target, output=tmp_path / "out", **WORDS)
+    assert caught.value.code == "no_such_target" and not (tmp_path / "out").exists()
 
 
 def test_less_is_better_of_a_loss():

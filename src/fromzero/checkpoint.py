@@ -125,26 +125,6 @@ def mend(folder: Path) -> bool:
     return True
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
-    """The optimizer's tensors, flat: "<number of the parameter>.<name>"."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{number}.{name}": value
-        for number, values in state.items()
-        for name, value in values.items()
-        if isinstance(value, torch.Tensor)
-    }
-
-
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Put packed tensors back; settings such as the learning rate come from the recipe, not from the file."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
 def _storable(tensors: Tensors) -> Tensors:
     """On the CPU, contiguous, and without two names for one storage: what safetensors takes."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}

@@ -15,7 +15,7 @@ import datetime
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,12 +215,6 @@ class Engine:
     def wait(self) -> None:
         """Until all are here."""
         self.accelerator.wait_for_everyone()
-
-    @contextlib.contextmanager
-    def main_first(self) -> Iterator[None]:
-        """The main process does it, and the others then find it done: a scan, a cache."""
-        with self.accelerator.main_process_first():
-            yield
 
     def share(self, rows: np.ndarray) -> np.ndarray:
         """This process's part of rows that all answer together. All parts are equally long, since a sharded model

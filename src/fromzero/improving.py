@@ -23,10 +23,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fromzero import tasks
+from fromzero.data.opening import open_data
 from fromzero.errors import FromzeroError, MissingPackage, RunError, UsageError
 from fromzero.evaluation import Evaluation
 from fromzero.files import disk_error, write_json
 from fromzero.language import say
+from fromzero.models.build import task_of
 from fromzero.records import Recipe, from_json, to_json
 from fromzero.report import evaluate
 from fromzero.runs import Run
@@ -110,6 +112,9 @@ def improve(
         raise UsageError("not_positive", name="budget", value=budget)
     if words.get("nodes", 1) != 1:
         raise UsageError("target_one_machine")
+    measure = _measure(data, words.get("model"))
+    if not (target > 0 and math.isfinite(target) and (measure.startswith("-") or target <= 1)):
+        raise UsageError("no_such_target", target=f"{target:g}", measure=measure.removeprefix("-"))
     folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,6 +125,14 @@ def improve(
             return _improve(folder, _opened(folder, data, target, budget, words), words, console)
     except Timeout as error:
         raise RunError("run_in_use", path=folder) from error
+
+
+def _measure(data: Path | str, model: str | None) -> str:
+    """What the best epoch of such a run is chosen by: a share, or with a minus a loss."""
+    if model is None:
+        manifest = open_data(data, quick=True)
+        model = tasks.usual_model(manifest.kind, bool(manifest.classes))
+    return tasks.trained(task_of(model)).BEST
 
 
 def _improve(folder: Path, made: Improvement, words: Mapping[str, Any], console: Console) -> Improvement:

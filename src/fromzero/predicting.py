@@ -41,8 +41,10 @@ def given(classifier: Classifier, word: str) -> Iterator[tuple[str, Any]]:
     or the file that holds it (.txt); a row as a JSON object, or a file of rows (.csv, .json)."""
     if classifier.task == "text":
         path = Path(word)
-        held = word.lower().endswith(".txt") and path.is_file()
-        yield word, path.read_text(encoding="utf-8") if held else word
+        named = word.lower().endswith(".txt") and len(word.split()) == 1
+        if named and not path.is_file():
+            raise UsageError("no_text_file", path=path)
+        yield word, path.read_text(encoding="utf-8", errors="replace") if named else word
     elif classifier.task == "table":
         how = classifier.preprocessing
         known = {name for name, *_ in (*how.numbers, *how.words)}

@@ -14,7 +14,7 @@ from fromzero.data.columns import Words
 from fromzero.data.manifest import NOWHERE, SPLIT_WORDS, Manifest, Rule, save
 from fromzero.data.opening import open_data
 from fromzero.data.split import divided, split
-from fromzero.errors import DataError
+from fromzero.errors import DataError, UsageError
 from fromzero.language import say
 from fromzero.terminal import Console
 
@@ -42,6 +42,11 @@ def prepare(data: Path | str, console: Console | None = None, fold: Fold | None 
 def _folded(manifest: Manifest, fold: Fold) -> Manifest:
     """The fold as the test part, and a validation part from the rest: early stopping must not see what is measured. An
     official test part stays out of it."""
+    good = manifest.good()
+    counts = manifest.counts(good[manifest["given"][good] != "test"])
+    if len(counts) and counts.min() < fold[1]:
+        rarest = manifest.classes[int(counts.argmin())]
+        raise UsageError("too_many_folds", folds=fold[1], name=rarest, count=int(counts.min()))
     rule = Rule(how="kfold", fold=fold[0], folds=fold[1], seed=manifest.rule.seed)
     dealt = split(manifest, **dataclasses.asdict(rule))["split"].codes
     becomes = {"train": "", "val": "test", "test": NOWHERE, NOWHERE: NOWHERE, "": ""}

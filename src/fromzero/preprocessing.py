@@ -32,10 +32,5 @@ def read(folder: Path, task: str, values: Mapping[str, Any]) -> Any:
         raise RunError("run_damaged", path=folder, reason=error) from error
 
 
-def files_of(how: Any) -> list[str]:
-    """The files that belong to a record."""
-    return list(_files(type(how)).values())
-
-
 def _files(kind: type) -> dict[str, str]:
     return {each.name: each.metadata["file"] for each in dataclasses.fields(kind) if "file" in each.metadata}

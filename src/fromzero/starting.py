@@ -55,8 +55,7 @@ def train(
     the GPU if PyTorch can use one; "cpu"). `fold` is (number, folds) of a cross-validation, `track` names trackers
     beside TensorBoard ("wandb,mlflow"; see `trackers`). The words after `console` are the fields of `Recipe`. Raises
     FromzeroError("does_not_fit") before anything runs if the plan says no, and no change that leaves the result the
-    same would make it fit.
-    """
+    same would make it fit."""
     console = console or Console()
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     tracked = trackers.named(track)
@@ -77,10 +76,10 @@ def train(
     usual = task.usual(manifest, how)  # what the user said goes before it
     finding = recipe.get("lr") == "find"  # the plan has its own until then
     left_open = [("augmentation", "auto"), ("lr", "find")]
-    recipe = {**usual, **{name: value for name, value in recipe.items() if (name, value) not in left_open}}
-    usual_batch = recipe.pop("batch", None)
+    usual_batch = usual.pop("batch", None)
     batch = usual_batch if batch is None else batch
-    if on_cpu and recipe.get("optimizer", "adamw") in FUSED:  # four times as fast there (benchmarks/training.py)
+    recipe = {**usual, **{name: value for name, value in recipe.items() if (name, value) not in left_open}}
+    if on_cpu and recipe.get("optimizer", "adamw") in FUSED:  # several times as fast there (benchmarks/training.py)
         recipe.setdefault("fused", True)
     samples = task.count(manifest, how, console)
     planned = _planned(

@@ -481,6 +481,8 @@ def _head_alone(job: Job) -> None:
 def weights_of_classes(
     samples: Samples, manifest: Manifest, recipe: Recipe, device: torch.device
 ) -> torch.Tensor | None:
+    """What a mistake of each class weighs in the loss (classes,), by the training rows; None where all weigh the
+    same."""
     if recipe.class_weights == "none":
         return None
     counts = np.bincount(samples.labels(samples.rows("train")), minlength=len(manifest.classes))

@@ -70,10 +70,15 @@ def _from_package(plain: str) -> Path:
     if plain not in PACKAGES:
         raise FileNotFoundError(say("weights.no_package", name=plain))
     package, inside = PACKAGES[plain]
+    return _whole(installed(package) / inside)
+
+
+def installed(package: str) -> Path:
+    """The folder of a package that carries weights. Raises FileNotFoundError saying what to install."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(say("weights.package_absent", package=package))
-    return _whole(Path(spec.submodule_search_locations[0]) / inside)
+    return Path(spec.submodule_search_locations[0])
 
 
 def _fetched(plain: str, fetch: Callable[[str, Path], object]) -> Path:

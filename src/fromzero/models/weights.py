@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -110,10 +109,7 @@ def _from_package(name: str) -> dict[str, torch.Tensor]:
     if name not in PACKAGES:
         raise FileNotFoundError(say("weights.no_package", name=name))
     package, pattern = PACKAGES[name]
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(say("weights.package_absent", package=package))
-    files = sorted(Path(spec.submodule_search_locations[0]).rglob(pattern))
+    files = sorted(hub.installed(package).rglob(pattern))
     if not files:
         raise FileNotFoundError(say("source.no_file", name=pattern))
     return _read(files[0])
