@@ -1,10 +1,13 @@
 """An artifact answers as its run does, or there is none."""
 
+import dataclasses
 import hashlib
 import importlib
+import io
 import json
 import shutil
 import sys
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
@@ -16,11 +19,13 @@ from PIL import Image
 from fromzero import exporting, formats
 from fromzero.cli import main
 from fromzero.data.folder import scan
+from fromzero.data.inputs import prepared
 from fromzero.data.load import Pictures
+from fromzero.data.tokens import train_tokenizer
 from fromzero.errors import FromzeroError, ParityError, RunError, UnknownName, UsageError
-from fromzero.exporting import Artifact, Parity, compare, export, names
+from fromzero.exporting import LIMITS, Artifact, Parity, compare, export, logits_of, names, prove, real_samples
 from fromzero.predicting import open_classifier, predict
-from fromzero.records import to_json
+from fromzero.records import Tokens, to_json
 from fromzero.runs import Run
 
 
@@ -38,13 +43,14 @@ def run_copy(tiny_run, tmp_path):
 
 def test_parity_holds(artifact):
     assert artifact.format == "onnx"
-    assert artifact.parity.pictures >= 9
-    assert artifact.parity.agreement == 1.0
-    assert artifact.parity.max_difference < 1e-4
+    assert artifact.parity.samples >= 9
+    assert artifact.parity.agreement == 1.0 and artifact.parity.agreement_limit == 0.999
+    assert artifact.parity.max_difference < 1e-4 and artifact.parity.max_logit_difference < 1e-4
 
 
 def test_the_description_is_complete(artifact, tiny_run):
     about = json.loads((artifact.path / "artifact.json").read_text(encoding="utf-8"))
+    assert about["task"] == "image"
     assert about["format"] == "onnx" and about["model"] == "cnn" and about["file"] == artifact.file
     assert about["labels"] == list(tiny_run.labels())
     assert about["preprocessing"] == to_json(tiny_run.preprocessing())
@@ -161,7 +167,7 @@ def writer_beside(artifact, tmp_path, monkeypatch):
     def place(spoil):
         (tmp_path / "formats").mkdir()
         (tmp_path / "formats" / "onnx.py").write_text(
-            "EXTRA = 'export'\n"
+            "EXTRA, TASKS, LIMITS = 'export', ('image',), 'float'\n"
             "def write(module, how, labels, folder):\n"
             "    file = 'model.onnx'\n"
             "    import onnx\n"
@@ -216,7 +222,7 @@ def test_a_format_need_not_be_named_as_a_package(run_copy, tmp_path, monkeypatch
 
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "plainest.py").write_text(
-        "EXTRA = 'export'\n"
+        "EXTRA, TASKS, LIMITS = 'export', ('image',), 'float'\n"
         "def write(module, how, labels, folder):\n"
         "    import torch\n"
         "    torch.save(module, folder / 'model.pt')\n"
@@ -229,7 +235,7 @@ def test_a_format_need_not_be_named_as_a_package(run_copy, tmp_path, monkeypatch
         "from fromzero.runtimes.torch_runtime import TorchClassifier\n"
         "def opens(path):\n"
         "    return (path / 'model.pt').is_file()\n"
-        "def open_model(path):\n"
+        "def open_model(path, device='auto', threads=None):\n"
         "    about = json.loads((path / 'artifact.json').read_text(encoding='utf-8'))\n"
         "    how = from_json(Preprocessing, about['preprocessing'])\n"
         "    module = torch.load(path / 'model.pt', weights_only=False)\n"
@@ -265,26 +271,147 @@ def test_a_model_that_has_no_graph_is_one_sentence(tmp_path):
 # --- the comparison -----------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class Fixed:
-    def __init__(self, scores):
-        self.left = np.asarray(scores, dtype=np.float32)
+    """Answers with what it was given, a row a sample: samples are texts that hold their row's number."""
+
+    answers: np.ndarray
+    preprocessing: Tokens
+    task: str = "text"
 
     def scores(self, batch):
-        now, self.left = self.left[: len(batch)], self.left[len(batch) :]
-        return now
+        return self.answers[batch[:, 0]]
 
 
-def test_compare_counts_every_picture():
-    rng = np.random.default_rng(0)
-    scores = rng.dirichlet(np.ones(4), 300)
-    pictures = np.zeros((300, 8, 8, 1), dtype=np.uint8)
-    assert compare(Fixed(scores), Fixed(scores), pictures).pictures == 300
-    for number in (0, 150, 299):
+@pytest.fixture(scope="module")
+def numbers():
+    texts = [chr(0x4E00 + number) for number in range(300)]
+    tokenizer = train_tokenizer([" ".join(texts)] * 2, 2000)
+    how = Tokens(length=1, vocabulary=2000, padding=0, tokenizer=tokenizer)
+    order = np.array([int(prepared(each, how)[0]) for each in texts])
+    assert len(set(order.tolist())) == 300
+    return how, texts, order
+
+
+def test_compare_counts_every_sample(numbers):
+    how, texts, order = numbers
+    scores = np.zeros((order.max() + 1, 4), np.float32)
+    scores[order] = np.random.default_rng(0).dirichlet(np.ones(4), 300)
+    exact = Fixed(scores, how)
+    found = compare(exact, exact, texts, LIMITS["float"])
+    assert (found.samples, found.agreement, found.max_difference, found.max_logit_difference) == (300, 1.0, 0.0, 0.0)
+    for number in (0, 2, 63, 64, 150, 299):
         one_wrong = scores.copy()
-        one_wrong[number] = scores[number][::-1]
-        with pytest.raises(ParityError):
-            compare(Fixed(scores), Fixed(one_wrong), pictures)
+        one_wrong[order[number]] = scores[order[number]][::-1]
+        with pytest.raises(ParityError) as caught:
+            compare(exact, Fixed(one_wrong, how), texts, LIMITS["float"])
+        assert caught.value.code == "parity"
+        assert compare(exact, Fixed(one_wrong, how), texts, LIMITS["int8"]).agreement == pytest.approx(299 / 300)
     not_a_number = scores.copy()
-    not_a_number[7, 1] = np.nan
+    not_a_number[order[7], 1] = np.nan
+    for limits in LIMITS.values():
+        with pytest.raises(ParityError):
+            compare(exact, Fixed(not_a_number, how), texts, limits)
+
+
+def test_a_logit_counts_where_the_probability_is_too_small_to(numbers):
+    """Saturated softmax hides what became of the logits: 1e-6 and 1e-9 are equal to three digits."""
+    how, texts, order = numbers
+    one = np.tile(np.array([1.0, 1e-6, 1e-6], np.float32), (order.max() + 1, 1))
+    other = one.copy()
+    other[:, 1] = 1e-9
+    with pytest.raises(ParityError) as caught:
+        compare(Fixed(one, how), Fixed(other, how), texts, LIMITS["float"])
+    assert float(caught.value.values["difference"]) < 1e-5 and float(caught.value.values["logits"]) > 1
+
+
+def test_answers_of_another_shape(numbers):
+    how, texts, order = numbers
+    with pytest.raises(ParityError) as caught:
+        one, other = (np.full((order.max() + 1, classes), 1 / classes, np.float32) for classes in (3, 4))
+        compare(Fixed(one, how), Fixed(other, how), texts, LIMITS["float"])
+    assert caught.value.code == "parity_shape"
+
+
+def test_logits_of():
+    logits = np.random.default_rng(0).normal(0, 5, (50, 7))
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    found = logits_of((powers / powers.sum(1, keepdims=True)).astype(np.float32))
+    assert np.allclose(found, logits - logits.mean(1, keepdims=True), atol=1e-5)
+
+
+# --- an artifact that was made otherwise ------------------------------------------------------------------------------
+
+
+def test_prove_notes_what_it_found_and_refuses_what_is_wrong(tiny_run, tiny_artifact, tmp_path):
+    copy = shutil.copytree(tiny_artifact, tmp_path / "copy")
+    about = json.loads((copy / "artifact.json").read_text(encoding="utf-8"))
+    (copy / "artifact.json").write_text(json.dumps({**about, "parity": None}), encoding="utf-8")
+    found = prove(tiny_run.path, copy)
+    assert found.agreement == 1.0 and found.agreement_limit == LIMITS["int8"].agreement
+    assert json.loads((copy / "artifact.json").read_text(encoding="utf-8"))["parity"] == to_json(found)
+    spoil(copy)
     with pytest.raises(ParityError):
-        compare(Fixed(scores), Fixed(not_a_number), pictures)
+        prove(tiny_run.path, copy)
+
+
+def spoil(folder):
+    """Negates the weights of an artifact, and makes its checksums right again."""
+    model = onnx.load(folder / "model.onnx")
+    for each in model.graph.initializer:
+        if len(each.dims) == 4:
+            each.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(each), each.name))
+    onnx.save(model, folder / "model.onnx")
+    about = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
+    about["sha256"]["model.onnx"] = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+    (folder / "artifact.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "change", [{"mean": [0.9, 0.1, 0.5]}, {"channels": 1}, {"size": 16}], ids=["mean", "channels", "size"]
+)
+def test_the_preprocessing_that_the_artifact_carries_is_what_is_tried(tiny_run, run_copy, monkeypatch, change):
+    """A picture goes to the artifact by the artifact's own preprocessing: what is wrong with it is refused. (The mean
+    stands in the graph: there the network is given another.)"""
+    from fromzero import preprocessing
+    from fromzero.formats import onnx as writer
+    from fromzero.models.deploy import Deployed
+    from fromzero.tasks import image
+
+    write, own = preprocessing.write, writer.write
+    if "mean" in change:
+
+        def with_mean(module, how, labels, folder):
+            other = image.entry(dataclasses.replace(how, mean=tuple(change["mean"])))
+            return own(Deployed(module.model, other).eval(), how, labels, folder)
+
+        monkeypatch.setattr(writer, "write", with_mean)
+    else:
+        monkeypatch.setattr(preprocessing, "write", lambda folder, how: {**write(folder, how), **change})
+    with pytest.raises((ParityError, RunError)) as caught:
+        export(run_copy.path)
+    assert caught.value.code in ("parity", "parity_failed", "artifact_damaged")
+    assert not list(run_copy.path.glob("artifact-*"))
+
+
+def test_pictures_reach_the_artifact_as_files(tiny_run, tiny_artifact):
+    """What only shows in pictures of other sizes: how much of their border is cut off."""
+    rng = np.random.default_rng(0)
+    given = []
+    for _ in range(20):
+        array = np.zeros((40, 60, 3), np.uint8)
+        array[:, 10:50] = rng.integers(0, 256, 3)
+        array[12:28, 22:38] = rng.integers(0, 256, 3)
+        file = io.BytesIO()
+        Image.fromarray(array).save(file, "JPEG")
+        given.append(file.getvalue())
+    run, artifact = open_classifier(tiny_run.path), open_classifier(tiny_artifact)
+    assert compare(run, artifact, given, LIMITS["float"]).agreement == 1.0
+    tighter = dataclasses.replace(artifact.preprocessing, crop=0.4)
+    with pytest.raises(ParityError):
+        compare(run, dataclasses.replace(artifact, preprocessing=tighter), given, LIMITS["float"])
+
+
+def test_samples_are_what_a_user_hands_in(tiny_run):
+    given = real_samples(tiny_run, 5)
+    assert len(given) == 5 and all(isinstance(each, bytes) and each[1:4] == b"PNG" for each in given)

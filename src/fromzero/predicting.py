@@ -85,17 +85,29 @@ def ranked(labels: Sequence[str], scores: np.ndarray, top: int = 5) -> list[Pred
     return [Prediction(label=labels[each], score=float(scores[each])) for each in order]
 
 
-def open_classifier(path: Path | str) -> Classifier:
-    """The model of a run or artifact folder, opened by the runtime that takes it."""
+def open_classifier(path: Path | str, device: str = "auto", threads: int | None = None) -> Classifier:
+    """The model of a run or artifact folder, opened by the runtime that takes it.
+
+    `device` is "auto" (a GPU where the runtime can use one), "cpu" or "cuda"; ONNX artifacts know "tensorrt" too.
+    `threads` compute one batch: None for every core that may be used. Raises UsageError for a device that is not
+    there, RunError for what is no model, is damaged, or is a language model, which has no classes."""
+    found = opened(path, device, threads)
+    if found.task == "lm":
+        raise RunError("no_classifier", path=path)
+    return found
+
+
+def opened(path: Path | str, device: str = "auto", threads: int | None = None) -> Classifier:
+    """The same for language models too: their `scores` are of the token after each."""
     path = Path(path)
     if not path.is_dir():
         raise UsageError("no_such_run", path=path)
     for runtime in _runtimes():
         if runtime.opens(path):
-            return runtime.open_model(path)
+            return runtime.open_model(path, device, threads)
     raise RunError("not_a_model", path=path)
 
 
 def _runtimes() -> list[ModuleType]:
-    files = sorted(each.name for each in pkgutil.iter_modules(runtimes.__path__))
+    files = sorted(each.name for each in pkgutil.iter_modules(runtimes.__path__) if not each.name.startswith("_"))
     return [importlib.import_module(f"{runtimes.__name__}.{file}") for file in files]

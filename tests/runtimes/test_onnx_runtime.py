@@ -4,13 +4,14 @@ import hashlib
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fromzero.errors import RunError
+from fromzero.errors import RunError, UnknownName, UsageError
 from fromzero.runtimes import onnx_runtime
 
 LABELS = ["red", "绿", "blue"]
@@ -146,3 +147,52 @@ def test_imports_no_torch(artifact):
         "assert 'onnxruntime' in sys.modules and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program, str(artifact)], check=True)
+
+
+# --- where it computes ------------------------------------------------------------------------------------------------
+
+
+def test_devices(artifact):
+    import onnxruntime
+
+    assert onnx_runtime.open_model(artifact, "cpu").device == "cpu"
+    with pytest.raises(UnknownName):
+        onnx_runtime.open_model(artifact, "gpu")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        assert onnx_runtime.open_model(artifact).device == "cpu"
+        with pytest.raises(UsageError) as caught:
+            onnx_runtime.open_model(artifact, "cuda")
+        assert caught.value.code == "no_provider" and "cpu" in caught.value.cause
+
+
+def test_threads(artifact):
+    for threads in (1, 3):
+        opened = onnx_runtime.open_model(artifact, "cpu", threads).session
+        assert opened.get_session_options().intra_op_num_threads == threads
+
+
+def test_a_provider_that_does_not_start_is_said(artifact, monkeypatch, caplog):
+    """onnxruntime-gpu without its CUDA libraries: it lists the provider and goes on without."""
+    import onnxruntime
+
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda path, options, providers: real(path, options, providers=providers[-1:])
+    )
+    assert onnx_runtime.open_model(artifact).device == "cpu"
+    assert "did not start" in caplog.text and "cuda" in caplog.text
+    with pytest.raises(UsageError):
+        onnx_runtime.open_model(artifact, "cuda")
+
+
+def test_several_threads_at_once(artifact):
+    classifier = onnx_runtime.open_model(artifact, "cpu", 1)
+    batches = [np.full((3, SIZE, SIZE, 3), value, np.uint8) for value in range(40)]
+    batches = [each + np.arange(3, dtype=np.uint8) * value for value, each in enumerate(batches)]
+    alone = [classifier.scores(each) for each in batches]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(classifier.scores, batches))
+    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from fromzero.language import say
 
+FORMATS = ("onnx", "tensorrt", "tflite", "torch-export")  # as the files of formats/, which --help must not import
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help=say("flag.run"))
-    parser.add_argument("--format", default="onnx", help=say("flag.format") + " (onnx)")
+    parser.add_argument("--format", default="onnx", help=say("flag.format", formats=", ".join(FORMATS)) + " (onnx)")
     parser.add_argument("-o", "--output", type=Path, help=say("flag.output"))
     parser.add_argument("--json", action="store_true", help=say("flag.json"))
 

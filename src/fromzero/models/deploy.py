@@ -5,10 +5,12 @@ Training, evaluation, export and serving share `Normalise`, so a model cannot me
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from fromzero.records import Preprocessing
+from fromzero.records import Preprocessing, Tokens
 
 
 class Normalise(nn.Module):
@@ -27,13 +29,26 @@ class Normalise(nn.Module):
 
 
 class Deployed(nn.Module):
-    """A batch as it is loaded -> probabilities (N, classes): the model behind its `entry`."""
+    """A batch as it is loaded -> probabilities (N, classes): the model behind its `entry`. With `language`, tokens
+    (N, length) -> logits (N, length, vocabulary) of the token after each, as they are."""
 
-    def __init__(self, model: nn.Module, entry: nn.Module) -> None:
+    def __init__(self, model: nn.Module, entry: nn.Module, language: bool = False) -> None:
         super().__init__()
         self.normalise = entry
         self.model = model
+        self.language = language
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         outputs = self.model(self.normalise(given))
-        return torch.softmax(getattr(outputs, "logits", outputs).float(), dim=-1)
+        logits = getattr(outputs, "logits", outputs).float()
+        return logits if self.language else torch.softmax(logits, dim=-1)
+
+
+def example(how: Any, batch: int = 2) -> torch.Tensor:
+    """A batch of the right shape, as `data.inputs.prepared` makes its samples: a graph is drawn by it."""
+    if isinstance(how, Preprocessing):
+        return torch.zeros((batch, how.size, how.size, how.channels), dtype=torch.uint8)
+    if isinstance(how, Tokens):
+        return torch.ones((batch, how.length), dtype=torch.int64)
+    values = len(how.numbers) + len(how.flagged) + bool(how.window) + len(how.words)
+    return torch.zeros((batch, how.window, values) if how.window else (batch, values))

@@ -71,7 +71,7 @@ class FtTransformer(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         x = self.tokens(self.hide(rows))
-        x = torch.cat([self.gathering.expand(len(x), -1, -1), x], 1)
+        x = torch.cat([self.gathering.expand(x.shape[0], -1, -1), x], 1)
         for block in self.blocks:
             x = block(x)
         return self.head(functional.relu(self.norm(x[:, 0])))

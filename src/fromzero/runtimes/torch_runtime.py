@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from fromzero.errors import MissingPackage, RunError
+from fromzero.errors import MissingPackage
+from fromzero.runtimes._torch import TorchClassifier, device_of
+
+__all__ = ["TorchClassifier", "open_answer", "open_model", "open_module", "opens"]
 
 
 def opens(path: Path) -> bool:
     return (path / "run.json").is_file()
 
 
-def open_model(path: Path) -> TorchClassifier:
-    """The classifier of a run: its best weights, or its last where no epoch was finished."""
+def open_model(path: Path, device: str = "auto", threads: int | None = None) -> TorchClassifier:
+    """The classifier of a run: its best weights, or its last where no epoch was finished. `threads` are those of the
+    whole process, as PyTorch has it."""
     try:
         import torch
     except ImportError as error:
@@ -24,13 +28,14 @@ def open_model(path: Path) -> TorchClassifier:
     from fromzero.runs import Run
     from fromzero.tasks import trained
 
+    place = device_of(device)
+    if threads:
+        torch.set_num_threads(threads)
     run = Run(path)
     plan, how = run.plan(), run.preprocessing()
-    entry = trained(plan.workload.task).entry(how)
-    module = Deployed(open_module(path), entry).to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    if plan.workload.task == "lm":
-        raise RunError("no_classifier", path=path)
-    return TorchClassifier(plan.workload.model, run.labels(), how, module, plan.workload.task)
+    task = plan.workload.task
+    module = Deployed(open_module(path), trained(task).entry(how), language=task == "lm").to(place).eval()
+    return TorchClassifier(plan.workload.model.rpartition("/")[2], run.labels(), how, module, task)
 
 
 def open_module(path: Path) -> Any:
@@ -68,19 +73,3 @@ def open_answer(path: Path) -> Any:
             return task.answers(module(entry(given)), wanted).float().cpu().numpy()
 
     return answer
-
-
-class TorchClassifier:
-    """A `Classifier` over a `models.deploy.Deployed` module; the caller puts it into eval mode."""
-
-    def __init__(
-        self, name: str, labels: tuple[str, ...], preprocessing: Any, module: Any, task: str = "image"
-    ) -> None:
-        self.name, self.labels, self.preprocessing, self.module, self.task = name, labels, preprocessing, module, task
-
-    def scores(self, batch: np.ndarray) -> np.ndarray:
-        import torch
-
-        device = next(self.module.parameters()).device
-        with torch.inference_mode():
-            return self.module(torch.tensor(batch, device=device)).cpu().numpy()
