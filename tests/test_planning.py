@@ -288,15 +288,6 @@ def test_the_ledger_corrects_later_plans(tmp_path, monkeypatch):
     assert plan("resnet18", card="RTX 3060 12 GB", batch=32, imgsz=64).time.correction == 1.0
 
 
-def test_train_refuses_what_only_a_plan_knows(tiny_data, tmp_path):
-    import fromzero
-
-    with pytest.raises(UsageError) as caught:
-        fromzero.train(tiny_data, model="cnn", output=tmp_path / "run", device="cpu", compile=True)
-    assert caught.value.code == "planned_not_trained"
-    assert not (tmp_path / "run").exists()
-
-
 def test_the_ledger_command_and_the_picture_of_a_step(capsys, tmp_path):
     assert main(["plan", "--ledger"]) == 0
     assert "train" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from fromzero import tasks
 from fromzero.data import tokens
 from fromzero.errors import FromzeroError, RunError, UsageError
 from fromzero.generating import drawn, generate
+from fromzero.models.fresh import fresh
 from fromzero.predicting import classify, open_classifier
 from fromzero.preparing import prepare
 from fromzero.records import Recipe
@@ -85,6 +86,39 @@ def test_a_classifier_learns_and_tells_classes(classifier):
     opened = open_classifier(classifier.path)
     assert classify(opened, "早大 喜欢 店新")[0].label == "good"
     assert classify(opened, "早大 讨厌 店新")[0].label == "bad"
+
+
+def test_a_classifier_may_start_from_vectors_of_its_words(reviews, tmp_path):
+    run = train(reviews, model="rnn", init="cooccurrence", output=tmp_path / "run", epochs=1, batch=16, **WORDS)
+    plain = fresh(run.plan().workload, run.plan().recipe).state_dict()["embedding.weight"]
+    learnt = load_file(run.last / "model.safetensors")["embedding.weight"]
+    assert (learnt - plain).abs().mean() > 0.1 and plain.shape == learnt.shape  # an epoch alone moves it by far less
+    with pytest.raises(UsageError) as caught:
+        train(reviews, model="rnn", init="cooccurrence", pretrained="auto", output=tmp_path / "none", **WORDS)
+    assert caught.value.code == "init_or_pretrained" and not (tmp_path / "none").exists()
+
+
+def test_erased_texts_differ_by_epoch_and_keep_their_ends(reviews):
+    manifest = prepare(reviews)
+    how = text.preprocessing(manifest, "rnn", {})
+    plain = text.samples(manifest, how)
+    erased = text.samples(manifest, how, Recipe(batch=8, augmentation="erase"))
+    rows = plain.rows("train")[:64]
+    before = [plain.encoded[row] for row in rows]
+    once, again, later = ([erased._erased(row, epoch) for row in rows] for epoch in (0, 0, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(once, again, strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(once, later, strict=True))
+    assert all(a[0] == b[0] and a[-1] == b[-1] for a, b in zip(once, before, strict=True))
+    assert 0.85 < sum(map(len, once)) / sum(map(len, before)) < 0.97  # a tenth of what lies between
+    inputs, _ = erased.batch([(int(row), 0) for row in rows])
+    assert (inputs != how.padding).sum() == sum(map(len, once))
+
+
+def test_variations_of_pictures_are_refused_for_texts(reviews, tmp_path):
+    for words in ({"augmentation": "crop-flip"}, {"mix": "cutmix"}):
+        with pytest.raises(UsageError) as caught:
+            train(reviews, model="rnn", output=tmp_path / "none", **words, **WORDS)
+        assert caught.value.code == "no_such_variation" and "erase" in caught.value.fix
 
 
 def test_a_language_model_learns_and_writes(writer):

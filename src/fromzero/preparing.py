@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,12 @@ from fromzero.terminal import Console
 Fold = tuple[int, int]  # (number from 0, folds)
 
 
-def prepare(data: Path | str, console: Console | None = None, fold: Fold | None = None) -> Manifest:
+def prepare(
+    data: Path | str, console: Console | None = None, fold: Fold | None = None, without: Sequence[int | str] = ()
+) -> Manifest:
     """The samples at a path or address, scanned, with near copies found and a split; assigns the last split's rule (or
-    the default one) where a split is missing. `fold`: that part of a cross-validation, which is not kept."""
+    the default one) where a split is missing. `fold`: that part of a cross-validation, which is not kept; `without`:
+    rows that belong to no part and columns that are no features, which is not kept either."""
     manifest = open_data(data, console, quick=True)
     if len(manifest.classes) == 1:
         raise DataError("one_class", path=data, name=manifest.classes[0])
@@ -36,7 +40,18 @@ def prepare(data: Path | str, console: Console | None = None, fold: Fold | None 
         rule = manifest.rule
         groups = values(manifest, rule.how, rule.by) if rule.how in ("grouped", "time") else None
         manifest = save(split(manifest, values=groups))
-    return manifest if fold is None else _folded(manifest, fold)
+    manifest = manifest if fold is None else _folded(manifest, fold)
+    return _reduced(manifest, without) if len(without) else manifest
+
+
+def _reduced(manifest: Manifest, without: Sequence[int | str]) -> Manifest:
+    codes = manifest["split"].codes.copy()
+    codes[[each for each in without if isinstance(each, int)]] = SPLIT_WORDS.index(NOWHERE)
+    manifest = manifest.with_column("split", Words(codes, SPLIT_WORDS))
+    about = dict(manifest.about)
+    if "features" in about:
+        about["features"] = [each for each in about["features"] if each not in without]
+    return dataclasses.replace(manifest, about=about)
 
 
 def _folded(manifest: Manifest, fold: Fold) -> Manifest:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 PRECISIONS = ("fp32", "tf32", "amp-fp16", "amp-bf16", "fp16", "bf16")
 OPTIMIZERS = ("sgd", "sgd-momentum", "adam", "adamw", "adagrad", "rmsprop", "adafactor", "adamw8bit")
 SCHEDULES = ("cosine", "constant", "linear", "one-cycle", "step", "plateau")
-INITS = ("default", "gaussian", "uniform", "xavier", "he", "orthogonal")
+INITS = ("default", "gaussian", "uniform", "xavier", "he", "orthogonal", "cooccurrence")
 HEADS = ("linear", "mlp")
 CLASS_WEIGHTS = ("none", "balanced", "effective")
 SAMPLINGS = ("natural", "balanced", "sqrt")
@@ -104,13 +104,12 @@ def _flag(
     choices: tuple[str, ...] | None = None,
     unit: type | None = None,
     limits: tuple[float, float] | None = None,
-    planned_only: bool = False,
 ) -> Any:
     """A recipe field that is also a flag: its choices, the type of its value where None means "chosen for you", and
-    the least and the greatest number it may be. `planned_only`: `plan` knows it, `train` does not run it yet."""
+    the least and the greatest number it may be."""
     return field(
         default=default,
-        metadata={"choices": choices, "unit": unit or type(default), "limits": limits, "planned_only": planned_only},
+        metadata={"choices": choices, "unit": unit or type(default), "limits": limits},
     )
 
 
@@ -138,7 +137,7 @@ class Recipe:
     base_quantisation: str = _flag("none", ("none", "nf4"))
     ema: float = _flag(0.0, limits=(0, 1))
     offload: str = _flag("none", ("none", "optimizer"))
-    compile: bool = _flag(False, planned_only=True)
+    compile: bool = _flag(False)
     cards: int = _flag(1, limits=(1, inf))
     nodes: int = _flag(1, limits=(1, inf))
     parallel: str = _flag("ddp", PARALLEL)
@@ -159,6 +158,7 @@ class Recipe:
     sampling: str = _flag("natural", SAMPLINGS)
     augmentation: str = _flag("auto", AUGMENTATIONS)
     mix: str = _flag("none", MIXES)
+    teacher: str | None = _flag(None, unit=str)
     patience: int = _flag(10, limits=(1, inf))
     seed: int = _flag(0, limits=(0, inf))
 

@@ -6,13 +6,15 @@ plan.json  run.json  metrics.csv  steps.csv  tensorboard/  checkpoints/{last,bes
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fromzero import preprocessing
 from fromzero.errors import RunError, UsageError
 from fromzero.files import disk_error, write_json
+from fromzero.models.families import pruned
 from fromzero.records import Plan, plan_from_json, to_json
 
 
@@ -49,9 +51,13 @@ class Run:
     def plan(self) -> Plan:
         values = self._read("plan.json")
         try:
-            return plan_from_json(values)
+            found = plan_from_json(values)
         except (KeyError, TypeError) as error:
             raise RunError("run_damaged", path=self.path / "plan.json", reason=repr(error)) from error
+        own = self.path / pruned.path_of(found.workload.model).name  # how a pruned network was pruned
+        if not pruned.takes(found.workload.model) or not own.is_file():
+            return found
+        return replace(found, workload=replace(found.workload, model=f"{pruned.PREFIX}{own}"))
 
     def record(self) -> dict[str, Any]:
         """run.json: data, classes, preprocessing, status, predicted beside measured, versions."""
@@ -93,6 +99,9 @@ def create(path: Path | None, name: str, plan: Plan, how: Any, **record: Any) ->
     run = Run(path)
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
+        if pruned.takes(plan.workload.model):  # the run keeps its own copy of the file
+            structure = pruned.path_of(plan.workload.model)
+            shutil.copyfile(structure, path / structure.name)
     except OSError as error:
         raise disk_error(path, error) from error
     write_json(path / "plan.json", to_json(plan))

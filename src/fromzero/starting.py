@@ -25,12 +25,14 @@ from fromzero.finding import STEPS as TRIED_STEPS
 from fromzero.finding import Found, find_lr
 from fromzero.fitting import fit as fitting
 from fromzero.language import say
+from fromzero.models import vectors
 from fromzero.models.build import task_of
+from fromzero.models.families import pruned
 from fromzero.models.fresh import fresh
 from fromzero.models.weights import load_pretrained
 from fromzero.planning import plan
 from fromzero.preparing import Fold, prepare
-from fromzero.records import PRECISIONS, Plan, Recipe
+from fromzero.records import PRECISIONS, Plan, to_json
 from fromzero.runs import Run
 from fromzero.step import FUSED
 from fromzero.terminal import Console, bytes_text
@@ -47,15 +49,18 @@ def train(
     batch: int | str | None = None,
     device: str = "auto",
     fold: Fold | None = None,
+    without: Sequence[int | str] = (),
     track: str | Sequence[str] = (),
+    preprocessing: Any = None,
     console: Console | None = None,
     **recipe: Any,
 ) -> Run:
     """Train `model` (None: the usual one for such data) on what lies at `data`, sized to the device at hand ("auto":
-    the GPU if PyTorch can use one; "cpu"). `fold` is (number, folds) of a cross-validation, `track` names trackers
-    beside TensorBoard ("wandb,mlflow"; see `trackers`). The words after `console` are the fields of `Recipe`. Raises
-    FromzeroError("does_not_fit") before anything runs if the plan says no, and no change that leaves the result the
-    same would make it fit."""
+    the GPU if PyTorch can use one; "cpu"). `fold` is (number, folds) of a cross-validation, `without` are rows and
+    columns of the data to leave out, `track` names trackers beside TensorBoard ("wandb,mlflow"; see `trackers`),
+    `preprocessing` is how samples become inputs, where that is decided: a student reads them as its teacher does. The
+    words after `console` are the fields of `Recipe`. Raises FromzeroError("does_not_fit") before anything runs if the
+    plan says no, and no change that leaves the result the same would make it fit."""
     console = console or Console()
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     tracked = trackers.named(track)
@@ -63,16 +68,25 @@ def train(
     if model is not None:
         model = _named(model)
         task_of(model)  # asked before anything else: a wrong name must not cost a scan
-    manifest = prepare(data, console, fold)
+    manifest = prepare(data, console, fold, without)
     model = model or tasks.usual_model(manifest.kind, bool(manifest.classes))
     workload_task = task_of(model)
     task = tasks.trained(workload_task)
     if manifest.kind not in task.KINDS:
         kinds = say("list.or").join(say(f"kind.{each}") for each in task.KINDS)
         raise UsageError("kind_not_for_model", path=data, kind=say(f"kind.{manifest.kind}"), model=model, kinds=kinds)
+    if recipe.get("init") == "cooccurrence" and workload_task not in ("text", "lm"):
+        raise UsageError("init_without_tokens", model=model)
+    for word in ("augmentation", "mix"):
+        if recipe.get(word, "none") not in ("none", "auto", *task.VARIATIONS):
+            known = ", ".join(("none", *task.VARIATIONS))
+            raise UsageError("no_such_variation", flag=f"--{word} {recipe[word]}", model=model, known=known)
     pretrained = recipe.get("pretrained")
     words = {"imgsz": imgsz, "seq": seq, "pretrained": pretrained}
-    how = task.preprocessing(manifest, model, words, console)
+    if recipe.get("teacher"):
+        recipe["teacher"] = str(Path(recipe["teacher"]).resolve())
+        preprocessing = _taught_how(Path(recipe["teacher"]), manifest, workload_task, console)
+    how = preprocessing or task.preprocessing(manifest, model, words, console)
     usual = task.usual(manifest, how)  # what the user said goes before it
     finding = recipe.get("lr") == "find"  # the plan has its own until then
     left_open = [("augmentation", "auto"), ("lr", "find")]
@@ -94,8 +108,8 @@ def train(
         **recipe,
     )
     # Before there is a run: a missing file must leave nothing behind, and a resumed run must not need it again.
-    start = _pretrained(planned, console) if pretrained else None
-    found = _found_lr(planned, manifest, how, "cpu" if on_cpu else "cuda", start, console) if finding else None
+    start = _start(planned, manifest, how, console)
+    found = found_lr(planned, manifest, how, "cpu" if on_cpu else "cuda", start, console) if finding else None
     if found is not None and found.lr is not None:
         planned = _with_lr(planned, found.lr)
     run = runs.create(
@@ -106,6 +120,7 @@ def train(
         data=str(data) if "://" in str(data) else str(Path(data).resolve()),
         data_digest=digest(manifest),
         fold=fold,
+        without=list(without),
         track=tracked,
         classes=manifest.classes,
         device="cpu" if on_cpu else "cuda",
@@ -118,12 +133,32 @@ def train(
     return begin(run, manifest, console)
 
 
+def words_of(plan: Plan) -> dict[str, Any]:
+    """The words of `train` that a plan stands for: a plan is a config."""
+    task, shape = plan.workload.task, plan.workload.input_shape
+    size = {"seq" if task in ("text", "lm", "table") else "imgsz": shape[-1]}
+    if task == "table" and len(shape) == 1:  # single rows
+        size = {}
+    return {"model": plan.workload.model, **size, **to_json(plan.recipe)}
+
+
 def _named(model: str) -> str:
     """A model's name that outlives the folder a run was started in."""
+    if model.startswith(pruned.PREFIX):
+        return f"{pruned.PREFIX}{pruned.path_of(model).resolve()}"
     if ".py:" not in model:
         return model
     file, _, function = model.rpartition(":")
     return f"{Path(file).resolve()}:{function}"
+
+
+def _taught_how(teacher: Path, manifest: Manifest, task: str, console: Console) -> Any:
+    """How a teacher's samples become inputs. Raises UsageError for a teacher of other classes."""
+    run = Run(teacher)
+    if task == "lm" or run.labels() != tuple(manifest.classes):
+        raise UsageError("other_teacher", path=teacher)
+    console.line(say("train.taught", path=teacher))
+    return run.preprocessing()
 
 
 def _planned(model: str, console: Console, **words: Any) -> Plan:
@@ -147,15 +182,21 @@ def _planned(model: str, console: Console, **words: Any) -> Plan:
     raise FromzeroError("does_not_fit", card=asked.card.title, need=need, have=have, advice=advice)
 
 
-def _pretrained(planned: Plan, console: Console) -> checkpoint.Tensors:
-    """The state a run starts from: trained weights, and a fresh head."""
+def _start(planned: Plan, manifest: Manifest, how: Any, console: Console) -> checkpoint.Tensors | None:
+    """The state a run starts from: trained weights and a fresh head, or vectors of its own texts' words. None where the
+    seed says it all."""
     recipe, name = planned.recipe, planned.workload.model
-    assert recipe.pretrained is not None
-    where = recipe.pretrained
-    return fresh(planned.workload, recipe, lambda model: load_pretrained(model, name, where, console)).state_dict()
+    if recipe.pretrained is not None:
+        where = recipe.pretrained
+        return fresh(planned.workload, recipe, lambda model: load_pretrained(model, name, where, console)).state_dict()
+    if recipe.init != "cooccurrence":
+        return None
+    samples = tasks.trained(planned.workload.task).samples(manifest, how)
+    words = [samples.encoded[row] for row in manifest.rows("train")]
+    return fresh(planned.workload, recipe, lambda model: vectors.fill(model, words)).state_dict()
 
 
-def _found_lr(
+def found_lr(
     planned: Plan, manifest: Manifest, how: Any, device: str, start: checkpoint.Tensors | None, console: Console
 ) -> Found | None:
     """A learning rate for this plan, tried on a model that is thrown away; None where memory did not suffice."""
@@ -212,8 +253,9 @@ def _check_recipe(recipe: dict[str, Any], on_cpu: bool) -> None:
         raise UsageError("no_fp16_on_cpu")
     check_bf16(precision, on_cpu)
     launching.check(recipe, "cpu" if on_cpu else "cuda")
-    if recipe.get("cards", 1) > 1 and (recipe.get("freeze") == "gradual" or recipe.get("ema")):
-        raise UsageError("one_card_only", flag="--ema" if recipe.get("ema") else "--freeze gradual")
-    for each in dataclasses.fields(Recipe):
-        if each.metadata["planned_only"] and recipe.get(each.name, each.default) != each.default:
-            raise UsageError("planned_not_trained", flag="--" + each.name.replace("_", "-"))
+    if recipe.get("init") == "cooccurrence" and recipe.get("pretrained"):
+        raise UsageError("init_or_pretrained")
+    alone = {"--ema": recipe.get("ema"), "--freeze gradual": recipe.get("freeze") == "gradual"}
+    alone["--compile"] = recipe.get("compile")
+    if recipe.get("cards", 1) > 1 and any(alone.values()):
+        raise UsageError("one_card_only", flag=next(flag for flag, used in alone.items() if used))

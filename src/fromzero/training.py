@@ -15,10 +15,11 @@ import dataclasses
 import functools
 import gc
 import hashlib
+import itertools
 import math
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from fromzero import checkpoint, ladder, launching, tasks
+from fromzero import checkpoint, compiling, ladder, launching, tasks
 from fromzero import engine as engines
 from fromzero.data import load
 from fromzero.data.batches import Batch, Samples, training_batches
@@ -43,12 +44,14 @@ from fromzero.models.averaging import averaged
 from fromzero.models.fresh import fresh
 from fromzero.models.frozen import features_of, frozen_head, weights_digest
 from fromzero.models.initialise import scales, sentences
+from fromzero.models.teacher import taught, with_answers
 from fromzero.planning import summary
 from fromzero.preparing import prepare
 from fromzero.records import Recipe, to_json
 from fromzero.runs import Run
+from fromzero.runtimes.torch_runtime import open_module
 from fromzero.schedules import learning_rate
-from fromzero.step import make_optimizer
+from fromzero.step import inference_step, make_optimizer
 from fromzero.stopping import Stop, stopping
 from fromzero.terminal import Console
 from fromzero.watching import Watch
@@ -57,6 +60,7 @@ SAVE_SECONDS = 60.0  # a crash loses at most this much; for each second that sav
 LOOK_STEPS = 20  # the loss is read from the device, and processes agree, this often; in a short run more often,
 LOOKS = 50  # so that its curves are of so many points
 SCALE_SAMPLES = 8  # that the first look at activations and gradients takes
+COMPILED_BATCHES = 4  # by which torch.compile is judged
 LOST_SHARE = 0.01  # of the samples that may have become unreadable; a run does not go on without more
 
 
@@ -87,7 +91,7 @@ def data_of(run: Run, console: Console | None = None) -> Manifest:
     """The data that a run learns from, split as it was."""
     record = run.record()
     fold = record.get("fold")
-    return prepare(record["data"], console, tuple(fold) if fold else None)
+    return prepare(record["data"], console, tuple(fold) if fold else None, record.get("without", ()))
 
 
 @dataclass
@@ -113,7 +117,7 @@ class Job:
     task: Any  # a file of tasks/
     engine: engines.Engine
     model: torch.nn.Module  # what is saved and measured
-    learner: torch.nn.Module  # what a step runs: the model as the engine wraps it, or its head alone
+    learner: torch.nn.Module  # what learns: the model as the engine wraps it, or its head alone
     entry: Callable[[torch.Tensor], torch.Tensor]  # from a batch as it is loaded to the learner's inputs
     loss_of: Callable[[Any, torch.Tensor], torch.Tensor]
     optimizer: Any
@@ -123,7 +127,9 @@ class Job:
     ladder: tuple[ladder.Rung, ...]
     rung: int
     console: Console
+    compiled: Any = None  # the learner by torch.compile, where that was asked for and measured to help
     averaged: Any = None  # the moving average of the weights, where the recipe wants one
+    teacher: torch.nn.Module | None = None  # whose answers are learnt beside the truth
     state: State = field(default_factory=State)
     keep: list[Any] | None = None
     lost: int = 0  # samples that could not be read
@@ -192,8 +198,10 @@ class _Again(Exception):
 
 
 def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
-    job = _begin(run, manifest, console)
+    job = opened(run, manifest, console)
     state, recipe = job.state, job.recipe
+    if recipe.compile and not job.done:
+        _compile(job)
     with stopping() as stop, Watch(run, recipe, job.engine, state, job.total, console) as watch:
         while not job.done:
             started = time.monotonic()
@@ -205,13 +213,14 @@ def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
             if stop.signal and not job.done:
                 _leave(job, stop)
     if job.engine.main:
-        watch.finish(run.plan(), whole=job.learner is job.model or job.engine.processes > 1)
+        as_planned = job.learner is job.model or job.engine.processes > 1
+        watch.finish(run.plan(), whole=as_planned and job.teacher is None)
         job.console.line(say("train.done", path=run.path, epoch=state.best_epoch, best=_best_text(job)))
     job.engine.close()
     return run
 
 
-def _begin(run: Run, manifest: Manifest, console: Console) -> Job:
+def opened(run: Run, manifest: Manifest, console: Console) -> Job:
     """Everything the loop works with, in the state in which the run was left."""
     planned, record, how = run.plan(), run.record(), run.preprocessing()
     console.line(summary(planned))
@@ -245,8 +254,11 @@ def _begin(run: Run, manifest: Manifest, console: Console) -> Job:
         rung=rung,
         console=console,
         averaged=averaged(model, recipe.ema) if recipe.ema else None,
+        teacher=open_module(Path(recipe.teacher)).to(engine.device).eval() if recipe.teacher else None,
         keep=[] if recipe.keep_outputs else None,
     )
+    if job.teacher is not None:
+        job.loss_of = taught(job.loss_of, mixed=recipe.mix != "none")
     _restore(job)
     if recipe.freeze == "backbone" and engine.processes == 1:
         _head_alone(job)
@@ -258,38 +270,20 @@ def _begin(run: Run, manifest: Manifest, console: Console) -> Job:
 def _epoch(job: Job, watch: Watch, stop: Stop) -> None:
     """The steps of an epoch that are left."""
     state, recipe, engine = job.state, job.recipe, job.engine
-    assert recipe.batch is not None
     epoch, done = divmod(state.step, job.per_epoch)
-    set_trainable(job.model, recipe, epoch, recipe.epochs)
-    rows = drawn(job.rows, job.samples.labels(job.rows), recipe.sampling, recipe.seed, epoch)
-    batches = training_batches(
-        job.samples,
-        rows,
-        recipe.batch,
-        epoch,
-        done * recipe.accumulate,
-        pin=engine.device.type == "cuda",
-        part=engine.part,
-    )
+    batches = batches_left(job)
     loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=engine.device)
-    train_mode(job.model)
     saved_at, seen = time.monotonic(), ""
     with job.console.progress(say("train.epoch", epoch=epoch + 1, epochs=recipe.epochs), job.per_epoch) as advance:
         advance(done)
         for _ in range(done, job.per_epoch):
             started = time.perf_counter()
-            parts = [_to_device(job, next(batches)) for _ in range(recipe.accumulate)]
+            parts = [with_teacher(job, _to_device(job, next(batches))) for _ in range(recipe.accumulate)]
             _check_lost(job, loss_sum)
             if not state.step:
                 _look_at_scales(job, parts[0])
-            lr = learning_rate(recipe, state.step, job.total, state.history)
-            for group in job.optimizer.param_groups:
-                group["lr"] = lr * group.get("lr_scale", 1.0)
-            loss = _step(job, parts)
-            if job.averaged is not None:
-                job.averaged.update_parameters(job.model)
+            loss, lr = stepped(job, parts)
             loss_sum += loss
-            state.step += 1
             looking = state.step % job.look == 0 or state.step == 1
             if looking:
                 seen = _look(job, loss, lr, watch)
@@ -306,6 +300,37 @@ def _epoch(job: Job, watch: Watch, stop: Stop) -> None:
     state.loss_sum = float(engine.mean(loss_sum))
 
 
+def batches_left(job: Job) -> Iterator[Batch]:
+    """The batches of the epoch that are left, with the model in the state that they find it in."""
+    recipe, engine = job.recipe, job.engine
+    assert recipe.batch is not None
+    epoch, done = divmod(job.state.step, job.per_epoch)
+    set_trainable(job.model, recipe, epoch, recipe.epochs)
+    rows = drawn(job.rows, job.samples.labels(job.rows), recipe.sampling, recipe.seed, epoch)
+    train_mode(job.model)
+    return training_batches(
+        job.samples,
+        rows,
+        recipe.batch,
+        epoch,
+        done * recipe.accumulate,
+        pin=engine.device.type == "cuda",
+        part=engine.part,
+    )
+
+
+def stepped(job: Job, parts: list[Batch]) -> tuple[torch.Tensor, float]:
+    """The next step on batches that are on the device: its loss, and the rate it took."""
+    lr = learning_rate(job.recipe, job.state.step, job.total, job.state.history)
+    for group in job.optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+    loss = _step(job, parts)
+    if job.averaged is not None:
+        job.averaged.update_parameters(job.model)
+    job.state.step += 1
+    return loss, lr
+
+
 def _step(job: Job, parts: list[Batch]) -> torch.Tensor:
     """One optimizer step. Where memory runs out, the same step again one rung down the ladder; where it ran out in the
     middle of changing the weights, the run goes back to its last checkpoint."""
@@ -315,7 +340,8 @@ def _step(job: Job, parts: list[Batch]) -> torch.Tensor:
         _seed(_mixed(job.recipe.seed, job.state.step, job.engine.process), job.engine.device)
         try:
             batches = ladder.divided(parts, job.ladder[job.rung].parts)
-            return job.engine.step(job.learner, job.loss_of, job.optimizer, batches, job.recipe, job.keep)
+            learner = job.learner if job.compiled is None else job.compiled
+            return job.engine.step(learner, job.loss_of, job.optimizer, batches, job.recipe, job.keep)
         except (RuntimeError, MemoryError) as error:
             if not ladder.out_of_memory(error) or job.rung + 1 == len(job.ladder):
                 raise
@@ -342,6 +368,7 @@ def _climb_down(job: Job, reason: str, *, whole: bool) -> None:
         job.keep.clear()
     if rung.checkpointing and not job.ladder[job.rung - 1].checkpointing:
         checkpoint_blocks(job.model, "blocks")
+        job.compiled = None  # was made of the blocks as they were
     if job.engine.device.type == "cuda":
         torch.cuda.empty_cache()
 
@@ -357,7 +384,7 @@ def _measured(job: Job) -> dict[str, float]:
     answered = answers_of(_answers(job), job.unvaried, engine.share(rows))
     found, truth = (engine.gathered(each, len(rows)) for each in answered)
     if not np.isfinite(found).all():
-        raise RunError("loss_not_finite", step=job.state.step, path=job.run.path)
+        raise _not_finite(job)
     return job.task.measures(found, truth)
 
 
@@ -388,7 +415,7 @@ def _close_epoch(job: Job, watch: Watch, measured: dict[str, float], seconds: fl
         "lr": learning_rate(job.recipe, state.step - 1, job.total, state.history),
     }
     if not math.isfinite(row["train_loss"] + row["val_loss"]):
-        raise RunError("loss_not_finite", step=state.step, path=job.run.path)
+        raise _not_finite(job)
     state.history.append({**row, "seconds": round(seconds, 3)})
     state.loss_sum = 0.0
     watch.epoch()
@@ -448,6 +475,14 @@ def _to_device(job: Job, batch: Batch) -> Batch:
     return entered(batch, job.entry, job.recipe, job.engine.device)
 
 
+def with_teacher(job: Job, batch: Batch) -> Batch:
+    """With what the teacher, where there is one, says to the same inputs."""
+    if job.teacher is None:
+        return batch
+    inputs, targets = batch
+    return inputs, with_answers(targets, inference_step(job.engine, job.teacher, inputs))
+
+
 def entered(batch: Batch, entry: Callable[[torch.Tensor], torch.Tensor], recipe: Recipe, device: Any) -> Batch:
     """A batch as the learner takes it, on the device."""
     given, targets = batch
@@ -462,6 +497,7 @@ def _head_alone(job: Job) -> None:
     """Where each epoch would see the same features before a frozen backbone's head: the head learns from these, made
     once. Nothing changes where they would be too large."""
     varies = job.recipe.augmentation != "none" or job.recipe.mix != "none" or job.averaged is not None
+    varies |= job.teacher is not None
     head = None if varies else frozen_head(job.model)
     if head is None or not isinstance(job.unvaried, load.Rows):
         return
@@ -489,6 +525,29 @@ def weights_of_classes(
     return torch.from_numpy(class_weights(counts, recipe.class_weights)).to(device)
 
 
+def _compile(job: Job) -> None:
+    """Go on compiled if that was measured to be faster, in this run or before it was cut off: then it is not measured
+    again, so that a run goes on as it began."""
+    before = job.run.record().get("compiled")
+    if before is not None:
+        job.compiled = torch.compile(job.learner) if before["kept"] else None
+        return
+    job.console.line(say("train.compiling"))
+    batches = [
+        with_teacher(job, _to_device(job, each)) for each in itertools.islice(batches_left(job), COMPILED_BATCHES)
+    ]
+    learner, found = compiling.try_compiled(job.engine, job.learner, job.loss_of, batches)
+    job.compiled = learner if found.kept else None
+    job.run.note(compiled=found)
+    key = "train.not_compiled" if found.reason else "train.compiled" if found.kept else "train.compiled_slower"
+    times = {
+        "eager": f"{found.eager * 1e3:.1f}",
+        "compiled": f"{found.compiled * 1e3:.1f}",
+        "took": f"{found.took:.0f}",
+    }
+    job.console.line(say(key, reason=found.reason, **times))
+
+
 def _look_at_scales(job: Job, batch: Batch) -> None:
     """Activations and gradients before the first step: what vanishes or explodes there will not learn."""
     if job.engine.processes > 1:
@@ -510,9 +569,16 @@ def _look(job: Job, loss: torch.Tensor, lr: float, watch: Watch) -> str:
     """The loss, read from the device and told. Raises RunError if it is no number."""
     value = loss.item()
     if not math.isfinite(value):
-        raise RunError("loss_not_finite", step=job.state.step, path=job.run.path)
+        raise _not_finite(job)
     norm = job.engine.norm
     return watch.step({"loss": value, "lr": lr, **({} if norm is None else {"gradient_norm": float(norm)})})
+
+
+def _not_finite(job: Job) -> RunError:
+    """The error, noted in the run for who looks for the reason."""
+    if job.engine.main:
+        job.run.note(failed={"code": "loss_not_finite", "step": job.state.step})
+    return RunError("loss_not_finite", step=job.state.step, path=job.run.path)
 
 
 def _seed(seed: int, device: torch.device) -> None:
@@ -531,7 +597,9 @@ def _mixed(*numbers: int) -> int:
 
 def _restore(job: Job) -> None:
     if not checkpoint.exists(job.run.last):
-        if job.recipe.pretrained:  # it was killed before what it starts from was written
+        if (
+            job.recipe.pretrained or job.recipe.init == "cooccurrence"
+        ):  # it was killed before what it starts from was written
             raise RunError("no_checkpoint", path=job.run.last)
         return
     if job.engine.main and checkpoint.mend(job.run.last):

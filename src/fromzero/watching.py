@@ -215,6 +215,7 @@ class Watch:
             "base": self.base,
             "allocated_peak": self.highest - self.besides - self.base,
             "trackers": self.besides,
+            "cards": self.recording.gpus,
         }
         device = self.engine.device
         if device.type == "cuda":

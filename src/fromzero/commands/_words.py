@@ -25,13 +25,11 @@ def add_workload(parser: argparse.ArgumentParser, optional: bool = False) -> Non
     parser.add_argument("--purpose", choices=("train", "infer"), help=say("flag.purpose"))
 
 
-def add_recipe(parser: argparse.ArgumentParser, planned_too: bool = False) -> None:
-    """A flag for each field; nothing is set unless the user says so. `planned_too`: also those that only `plan` knows
-    so far."""
+def add_recipe(parser: argparse.ArgumentParser, planned: bool = False) -> None:
+    """A flag for each field; nothing is set unless the user says so. `planned`: the rate is a number, since nothing
+    is tried."""
     group = parser.add_argument_group(say("cli.recipe"))
     for each in dataclasses.fields(Recipe):
-        if each.metadata["planned_only"] and not planned_too:
-            continue
         flag, unit = "--" + each.name.replace("_", "-"), each.metadata["unit"]
         settings: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": each.name}
         default = "" if each.default in (None, False) else f" ({each.default})"
@@ -44,7 +42,7 @@ def add_recipe(parser: argparse.ArgumentParser, planned_too: bool = False) -> No
             group.add_argument(flag, action="store_true", **settings)
         elif each.name == "batch":
             group.add_argument(flag, type=batch, metavar="N|auto", **settings)
-        elif each.name == "lr" and not planned_too:
+        elif each.name == "lr" and not planned:
             group.add_argument(flag, type=rate, metavar="N|find", **settings)
         elif each.name == "pretrained":
             group.add_argument(flag, nargs="?", const="auto", metavar="FILE", **settings)

@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=_words.within(int, 1), default=12, help=say("flag.choose.limit"))
     parser.add_argument("--picture", type=Path, metavar="FILE", help=say("flag.choose.picture"))
     parser.add_argument("--json", action="store_true", help=say("flag.json"))
-    _words.add_recipe(parser, planned_too=True)
+    _words.add_recipe(parser, planned=True)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--torch", help=say("flag.torch"))
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=say("flag.plan_output"))
     parser.add_argument("--json", action="store_true", help=say("flag.json"))
-    _words.add_recipe(parser, planned_too=True)
+    _words.add_recipe(parser, planned=True)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -32,6 +32,7 @@ ANSWER = "assistant:\n"
 IGNORED = -100  # a target that counts for nothing: PyTorch's own
 MEASURED_LOGITS = 1 << 26  # of a batch that is measured: 256 MB as fp32
 BUCKETS = 50  # batches whose texts are sorted by length together
+ERASED = 0.1  # of the tokens: random deletion (Wei and Zou 2019)
 STEP = 8  # lengths of batches are multiples of it: kernels are made for a few sizes, not for every one
 
 Turn = Mapping[str, str]  # role and text
@@ -40,12 +41,16 @@ Turn = Mapping[str, str]  # role and text
 class Labelled(Rows):
     """Texts with their classes: int64 (N, the longest of the batch) filled up with padding, and (N,). In training,
     with a `batch`, texts of about the same length come together, which saves most of the padding: half of the time
-    and more where lengths differ."""
+    and more where lengths differ. With `erase` a text loses each of its tokens but the first and the last (which may
+    be marks) with the probability ERASED, others in each epoch."""
 
     workers = 0
 
-    def __init__(self, manifest: Manifest, how: Tokens, encoded: Encoded, seed: int = 0, batch: int = 0) -> None:
+    def __init__(
+        self, manifest: Manifest, how: Tokens, encoded: Encoded, seed: int = 0, batch: int = 0, erase: bool = False
+    ) -> None:
         self.manifest, self.how, self.encoded, self.seed, self.together = manifest, how, encoded, seed, batch
+        self.erase = erase
         self.changed: set[int] = set()
 
     def order(self, rows: np.ndarray, epoch: int) -> np.ndarray:
@@ -65,7 +70,14 @@ class Labelled(Rows):
 
     def batch(self, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
         rows = np.array([row for row, _ in items])
-        return stacked([self.encoded[row] for row in rows], self.how), self.labels(rows)
+        texts = [self._erased(row, epoch) if self.erase else self.encoded[row] for row, epoch in items]
+        return stacked(texts, self.how), self.labels(rows)
+
+    def _erased(self, row: int, epoch: int) -> np.ndarray:
+        ids = self.encoded[row]
+        kept = np.random.default_rng((self.seed, epoch, row, 3)).random(len(ids)) >= ERASED
+        kept[:1] = kept[-1:] = True
+        return ids[kept]
 
 
 class Blocks:
@@ -168,9 +180,15 @@ def stacked(rows: Sequence[np.ndarray], how: Tokens) -> np.ndarray:
 
 
 def labelled(
-    manifest: Manifest, how: Tokens, seed: int = 0, batch: int = 0, console: Console | None = None
+    manifest: Manifest,
+    how: Tokens,
+    seed: int = 0,
+    batch: int = 0,
+    console: Console | None = None,
+    erase: bool = False,
 ) -> Labelled:
-    """The texts of a manifest with their classes, encoded once. `batch`: how many are asked for together."""
+    """The texts of a manifest with their classes, encoded once. `batch`: how many are asked for together; `erase`: as
+    `Labelled` does."""
 
     def parts() -> Iterator[list[np.ndarray]]:
         tokenizer = cut(how.tokenizer, how.length)
@@ -178,7 +196,7 @@ def labelled(
             yield [np.array(each.ids, np.int32) for each in tokenizer.encode_batch(some)]
 
     encoded = keep_encoded(manifest, f"labelled/{how.length}/{how.tokenizer}", parts(), console)
-    return Labelled(manifest, how, encoded, seed, batch)
+    return Labelled(manifest, how, encoded, seed, batch, erase)
 
 
 def blocks(manifest: Manifest, how: Tokens, seed: int = 0, console: Console | None = None) -> Blocks:

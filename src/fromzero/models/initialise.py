@@ -48,8 +48,9 @@ _FILL: dict[str, Callable[[Tensor], object]] = {
 def initialise(model: nn.Module, recipe: Recipe) -> None:
     """Fill linear, convolutional and recurrent weights by `recipe.init`, biases with 0; in place, from torch's current
     seed. Norms, embeddings (and layers that share theirs) and single parameters keep what the model's author chose,
-    "default" all. To be called before trained weights are loaded: these then replace all but a new head."""
-    if recipe.init == "default":
+    "default" and "cooccurrence" (see `vectors`) all. To be called before trained weights are loaded: these then replace
+    all but a new head."""
+    if recipe.init not in _FILL:
         return
     fill = _FILL[recipe.init]
     shared = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
@@ -100,7 +101,7 @@ def scales(model: nn.Module, inputs: Any, targets: Any, loss_of: Callable[[Any, 
             result = result[0] if isinstance(result, tuple) else result
             if path in seen or not result.requires_grad:  # once, and not in checkpointing's first pass
                 return
-            seen[path] = {"activation": _spread(result.detach()), "gradient": 0.0, "dead": 1.0}
+            seen[path] = {"activation": _spread(result.detach())}
             channels = 1 if isinstance(layers[path], nn.modules.conv._ConvNd) else -1
             result.register_hook(lambda slope: seen[path].update(_of_gradient(slope, channels)))
 
@@ -125,7 +126,8 @@ def scales(model: nn.Module, inputs: Any, targets: Any, loss_of: Callable[[Any, 
             buffer.copy_(kept[name])
         for module, mode in modes:
             module.training = mode
-    found = tuple(LayerScale(path=path, **values) for path, values in seen.items())
+    # A layer that the loss never asked is no part of what learns, as the pooler of a BERT that is averaged.
+    found = tuple(LayerScale(path=path, **values) for path, values in seen.items() if "gradient" in values)
     weights = [each for name, each in model.named_parameters() if name.endswith("weight")]
     return Scales(layers=found, findings=_findings(found, any(not each.any() for each in weights)) if found else ())
 

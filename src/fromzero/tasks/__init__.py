@@ -4,6 +4,7 @@ is measured. The loop, `evaluate`, `predict` and the planner know a task by thes
 KINDS     the kinds of manifest it learns from: ("texts",)
 BEST      the measure that the best epoch is highest in: "val_accuracy"; with a minus, lowest: "-val_loss"
 MODEL     the model that is taken when none is named
+VARIATIONS  what it knows of the recipe's `augmentation` and `mix`, beside "none"
 
 example(workload, batch, device) -> (inputs, targets)         a batch of the right shapes, for the planner
 loss_for(recipe, weights=None) -> callable(outputs, targets)  a scalar tensor; `weights` (classes,) weigh the classes

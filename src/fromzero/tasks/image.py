@@ -20,7 +20,7 @@ from fromzero.files import write_json
 from fromzero.machine.process import usable_cores
 from fromzero.models.build import family_of
 from fromzero.models.deploy import Normalise
-from fromzero.records import Preprocessing, Recipe, Workload
+from fromzero.records import POLICIES, Preprocessing, Recipe, Workload
 from fromzero.tasks._classes import answers, count, loss_for, measures
 from fromzero.terminal import Console
 
@@ -29,6 +29,7 @@ __all__ = ["answers", "count", "loss_for", "measures"]
 KINDS = ("pictures",)
 BEST = "val_accuracy"
 MODEL = "cnn"
+VARIATIONS = POLICIES[1:]
 
 
 def example(workload: Workload, batch: int, device: str) -> tuple[Tensor, Tensor]:

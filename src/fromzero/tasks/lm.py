@@ -23,6 +23,7 @@ __all__ = ["entry", "loading", "shape", "usual"]
 KINDS = ("texts", "chats")
 BEST = "-val_loss"
 MODEL = "gpt"
+VARIATIONS: tuple[str, ...] = ()
 
 LEAST_VOCABULARY, MOST_VOCABULARY = 512, 8192
 BYTES_A_TOKEN = 300  # of training text, to learn what a token means

@@ -21,6 +21,7 @@ __all__ = ["answers", "count", "loading", "loss_for", "measures"]
 KINDS = ("table",)
 BEST = "val_auc"
 MODEL = "mlp"
+VARIATIONS: tuple[str, ...] = ()
 FEW_ROWS = 10_000
 SEQUENTIAL = ("table-rnn", "table-gru")  # models that can read the rows of an entity one after the other
 

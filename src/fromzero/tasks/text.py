@@ -21,6 +21,7 @@ __all__ = ["answers", "count", "entry", "loading", "loss_for", "measures", "shap
 KINDS = ("texts",)
 BEST = "val_accuracy"
 MODEL = "transformer"
+VARIATIONS = ("erase",)
 
 LEAST_VOCABULARY, MOST_VOCABULARY = 1024, 8192
 BYTES_A_TOKEN = 500  # of training text: with fewer, words are remembered that occur a few times
@@ -51,4 +52,5 @@ def samples(
     """Texts of about the same length together, where a recipe says how many are asked for."""
     if recipe is None:
         return texts.labelled(manifest, how, console=console)
-    return texts.labelled(manifest, how, recipe.seed, (recipe.batch or 1) * recipe.cards, console)
+    together = (recipe.batch or 1) * recipe.cards
+    return texts.labelled(manifest, how, recipe.seed, together, console, erase=recipe.augmentation == "erase")
