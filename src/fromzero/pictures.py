@@ -38,7 +38,7 @@ MARKED = 40  # points that are drawn as such
 
 def lines(title: str, axis: str, series: Mapping[str, Line]) -> bytes:
     """Lines of one panel by their names; a single one needs no legend."""
-    figure, (axes,) = _subplots(1, PANEL)
+    figure, (axes,) = subplots(1, PANEL)
     colours = (SECOND, ACCENT) if len(series) == 1 else (ACCENT, SECOND)
     for (name, (places, values)), colour in zip(series.items(), colours, strict=False):
         form = "o-" if len(places) <= MARKED else "-"
@@ -48,7 +48,7 @@ def lines(title: str, axis: str, series: Mapping[str, Line]) -> bytes:
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if len(series) > 1:
         axes.legend(frameon=False)
-    return _plain(figure, axes)
+    return plain(figure, axes)
 
 
 def roc(truth: np.ndarray, scores: np.ndarray) -> bytes:
@@ -56,13 +56,13 @@ def roc(truth: np.ndarray, scores: np.ndarray) -> bytes:
     from sklearn.metrics import roc_curve
 
     false_alarms, found, _ = roc_curve(truth, scores)
-    figure, (axes,) = _subplots(1, PANEL)
+    figure, (axes,) = subplots(1, PANEL)
     axes.plot([0, 1], [0, 1], "--", linewidth=0.8, color=INK)
     axes.plot(false_alarms, found, color=ACCENT)
     axes.set_title(say("report.roc"))
     axes.set_xlabel(say("report.false_alarms"))
     axes.set_ylabel(say("report.recall"))
-    return _plain(figure, axes)
+    return plain(figure, axes)
 
 
 def precision_recall(truth: np.ndarray, scores: np.ndarray) -> bytes:
@@ -70,20 +70,20 @@ def precision_recall(truth: np.ndarray, scores: np.ndarray) -> bytes:
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(truth, scores)
-    figure, (axes,) = _subplots(1, PANEL)
+    figure, (axes,) = subplots(1, PANEL)
     axes.axhline(float(truth.mean()), linestyle="--", linewidth=0.8, color=INK)
     axes.step(recall, precision, where="post", color=ACCENT)
     axes.set_ylim(0, 1.03)
     axes.set_title(say("report.precision_recall"))
     axes.set_xlabel(say("report.recall"))
     axes.set_ylabel(say("report.precision"))
-    return _plain(figure, axes)
+    return plain(figure, axes)
 
 
 def reliability(bins: Sequence[Bin]) -> bytes:
     """How often the model was right against how sure it was; on the line it is as sure as it should be. The area of a
     circle is the number of samples."""
-    figure, (axes,) = _subplots(1, PANEL)
+    figure, (axes,) = subplots(1, PANEL)
     axes.plot([0, 1], [0, 1], "--", linewidth=0.8, color=INK)
     most = max(each.samples for each in bins)
     axes.plot([each.confidence for each in bins], [each.accuracy for each in bins], color=ACCENT, linewidth=1)
@@ -97,13 +97,14 @@ def reliability(bins: Sequence[Bin]) -> bytes:
     axes.set_title(say("report.reliability"))
     axes.set_xlabel(say("report.confidence"))
     axes.set_ylabel(say("report.right"))
-    return _plain(figure, axes)
+    return plain(figure, axes)
 
 
-def _plain(figure: Any, axes: Any) -> bytes:
+def plain(figure: Any, axes: Any) -> bytes:
+    """A panel with a faint grid and no frame, as PNG."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 PART_COLOURS = {
@@ -116,7 +117,7 @@ MOST_MARKS = 16  # names of blocks along the axis; more would lie on each other
 def memory_over_step(course: Course, title: str, usable: int) -> bytes:
     """Live bytes over the operators of a step, stacked by part, with the phases, the blocks of the network and, where
     it is near, the card's usable memory."""
-    figure, (axes,) = _subplots(1, (11, 4.6))
+    figure, (axes,) = subplots(1, (11, 4.6))
     gib = 1 << 30
     levels = {name: np.array(course.bytes[name]) / gib for name in PART_COLOURS}
     length = len(levels["weights"])
@@ -143,7 +144,7 @@ def memory_over_step(course: Course, title: str, usable: int) -> bytes:
     axes.set_title(title)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 MOST_NAMES = 14  # of the best cards; more names would lie on each other
@@ -152,7 +153,7 @@ MOST_NAMES = 14  # of the best cards; more names would lie on each other
 def cards_for_job(found: Choice) -> bytes:
     """Time against usable memory, both logarithmic, a circle a card: filled if it meets the limits, its area the price
     the user gave (all alike without prices)."""
-    figure, (axes,) = _subplots(1, (10, 6))
+    figure, (axes,) = subplots(1, (10, 6))
     highest = max((each.cost or 0.0 for each in found.candidates), default=0.0)
     for meets in (False, True):
         rows = [each for each in found.candidates if each.meets == meets]
@@ -182,7 +183,7 @@ def cards_for_job(found: Choice) -> bytes:
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 def _time_of(each: Candidate) -> float:
@@ -196,7 +197,7 @@ def _gib_of(each: Candidate) -> float:
 
 def predicted_and_measured(runs: Sequence[Entry]) -> bytes:
     """Each run a point, time and memory: on the line the prediction was right."""
-    figure, panels = _subplots(2, (10, 4.6))
+    figure, panels = subplots(2, (10, 4.6))
     figures = (
         ("ledger.time_title", [(each.predicted_step, each.measured_step) for each in runs]),
         (
@@ -216,14 +217,14 @@ def predicted_and_measured(runs: Sequence[Entry]) -> bytes:
         axes.set_ylabel(say("ledger.axis_measured"))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 def confusion(counts: np.ndarray, labels: Sequence[str]) -> bytes:
     """Rows are true classes, columns what they were called; colour is the share of the row."""
     count = len(labels)
     side = min(14.0, 2.5 + 0.55 * count)
-    figure, (axes,) = _subplots(1, (side, side))
+    figure, (axes,) = subplots(1, (side, side))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if count <= 30:
@@ -238,7 +239,7 @@ def confusion(counts: np.ndarray, labels: Sequence[str]) -> bytes:
     axes.set_xlabel(say("report.called"))
     axes.set_ylabel(say("report.truth"))
     axes.spines[:].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 def contact_sheet(rows: Sequence[str], columns: Sequence[str], tiles: np.ndarray) -> bytes:
@@ -249,7 +250,7 @@ def contact_sheet(rows: Sequence[str], columns: Sequence[str], tiles: np.ndarray
     channels = np.repeat(tiles, 3, axis=-1) if tiles.shape[-1] == 1 else tiles
     framed = np.pad(channels, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
     whole = framed.transpose(0, 2, 1, 3, 4).reshape(count * (size + gap), across * (size + gap), 3)
-    figure, (axes,) = _subplots(1, (1.6 + 1.05 * across, 0.5 + 1.05 * count))
+    figure, (axes,) = subplots(1, (1.6 + 1.05 * across, 0.5 + 1.05 * count))
     axes.imshow(whole, interpolation="nearest" if size < 100 else "antialiased")
     for names, axis in ((rows, axes.yaxis), (columns, axes.xaxis)):
         starts = [place for place in range(len(names)) if not place or names[place] != names[place - 1]]
@@ -260,7 +261,7 @@ def contact_sheet(rows: Sequence[str], columns: Sequence[str], tiles: np.ndarray
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 def missing_font(labels: Sequence[str]) -> bool:
@@ -290,7 +291,8 @@ def _logarithmic(axes: Any) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def _subplots(columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+def subplots(columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure of `size` inches with panels side by side, in fonts that can write what is to be written."""
     import matplotlib
 
     matplotlib.use("Agg")  # no window, whatever the user's settings say
@@ -303,7 +305,8 @@ def _subplots(columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
     return figure, axes[0]
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
+    """A figure as a file's content, and closed."""
     from matplotlib import pyplot
 
     target = io.BytesIO()
