@@ -244,7 +244,7 @@ class Seen:
 def _proposed(folder: Path, made: Improvement) -> Trial:
     """The next trial: of the first rule that has something new to try on the best run, else Optuna's."""
     base = made.leader or next(each for each in reversed(made.trials) if each.state != "refused")
-    seen = _seen(Run(folder / base.run))
+    seen = look_at(Run(folder / base.run))
     words = {**base.words, "batch": seen.recipe.batch}  # so that only the change changes
     if words.get("lr") == "find":
         words["lr"] = seen.recipe.lr
@@ -263,7 +263,7 @@ def _proposed(folder: Path, made: Improvement) -> Trial:
     )
 
 
-def _seen(run: Run) -> Seen:
+def look_at(run: Run) -> Seen:
     planned = run.plan()
     rows = []
     if run.metrics.is_file():
@@ -275,7 +275,7 @@ def _seen(run: Run) -> Seen:
 def _suggested(seen: Seen, diverged: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Rule, evidence and change of all that the rules propose, in their order."""
     if diverged or not seen.rows:
-        yield from (("diverged", say("improve.diverged"), change) for change in _calmer(seen))
+        yield from (("diverged", say("improve.diverged"), change) for change in calmer(seen))
         return
     for rule, (sees, changes) in RULES.items():
         evidence = sees(seen)
@@ -330,7 +330,7 @@ def _fall(seen: Seen) -> float:
     return 1 - seen.train_loss / before if before else 0.0
 
 
-def _regularised(seen: Seen) -> Iterator[dict[str, Any]]:
+def regularised(seen: Seen) -> Iterator[dict[str, Any]]:
     recipe = seen.recipe
     if seen.task in ("image", "custom"):
         if recipe.augmentation == "none":
@@ -345,14 +345,14 @@ def _regularised(seen: Seen) -> Iterator[dict[str, Any]]:
         yield {"weight_decay": _short(max(0.01, recipe.weight_decay * LR_STEP))}
 
 
-def _calmer(seen: Seen) -> Iterator[dict[str, Any]]:
+def calmer(seen: Seen) -> Iterator[dict[str, Any]]:
     assert seen.recipe.lr is not None
     yield {"lr": _short(seen.recipe.lr / LR_STEP)}
     if not seen.recipe.clip:
         yield {"clip": 1.0}
 
 
-def _learning_more(seen: Seen) -> Iterator[dict[str, Any]]:
+def learning_more(seen: Seen) -> Iterator[dict[str, Any]]:
     assert seen.recipe.lr is not None
     yield {"epochs": 2 * seen.recipe.epochs}
     yield {"lr": _short(seen.recipe.lr * LR_STEP)}
@@ -375,9 +375,9 @@ def _thawed(seen: Seen) -> Iterator[dict[str, Any]]:
 
 # What a rule sees, as a sentence or "", and what it then tries, in this order. The last one always sees something.
 RULES: dict[str, tuple[Callable[[Seen], str], Callable[[Seen], Iterator[dict[str, Any]]]]] = {
-    "overfitting": (_overfits, _regularised),
-    "noise": (_jumps, _calmer),
-    "underfitting": (_underfits, _learning_more),
+    "overfitting": (_overfits, regularised),
+    "noise": (_jumps, calmer),
+    "underfitting": (_underfits, learning_more),
     "plateau": (_stands, _otherwise),
 }
 

@@ -16,6 +16,7 @@ from fromzero.terminal import Terminal
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="?", help=say("flag.data"))
     parser.add_argument("--resume", type=Path, metavar="RUN", help=say("flag.resume"))
+    parser.add_argument("--apply", metavar="FINDING", help=say("flag.apply_finding"))
     parser.add_argument("--plan", type=Path, metavar="FILE", help=say("flag.plan"))
     parser.add_argument("--model", help=say("flag.model"))
     parser.add_argument("--output", type=Path, help=say("flag.run_output"))
@@ -37,7 +38,9 @@ def run(options: argparse.Namespace) -> int:
     from fromzero.training import resume
 
     console = Terminal()
-    if options.resume is not None:
+    if options.apply:
+        done = _applied(options, console)
+    elif options.resume is not None:
         done = resume(options.resume, console)
     else:
         words = {**_from_plan(options.plan), **_words.given(options, "model", "imgsz", "seq")}
@@ -54,6 +57,16 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(done.path)
     return 0
+
+
+def _applied(options: argparse.Namespace, console: Terminal) -> Any:
+    """DATA is a run, and the recipe its own with the fix of a finding; what else was said goes before both."""
+    from fromzero.diagnosing import apply
+
+    if options.data is None:
+        raise UsageError("apply_needs_run")
+    words = _words.given(options, "model", "imgsz", "seq")
+    return apply(Path(options.data), options.apply, output=options.output, console=console, **words)
 
 
 def _folds(options: argparse.Namespace, words: dict[str, Any], console: Terminal) -> int:
@@ -82,7 +95,8 @@ def _from_plan(path: Path | None) -> dict[str, object]:
     """The words a plan file stands for: a plan is a config."""
     if path is None:
         return {}
-    from fromzero.records import plan_from_json, to_json
+    from fromzero.records import plan_from_json
+    from fromzero.starting import words_of
 
     try:
         plan = plan_from_json(json.loads(path.read_text(encoding="utf-8")))
@@ -91,8 +105,4 @@ def _from_plan(path: Path | None) -> dict[str, object]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = say("plan.missing_field", name=error.args[0]) if isinstance(error, KeyError) else error
         raise UsageError("bad_plan_file", path=path, reason=reason) from error
-    task, shape = plan.workload.task, plan.workload.input_shape
-    size = {"seq" if task in ("text", "lm", "table") else "imgsz": shape[-1]}
-    if task == "table" and len(shape) == 1:  # single rows
-        size = {}
-    return {"model": plan.workload.model, **size, **to_json(plan.recipe)}
+    return words_of(plan)
