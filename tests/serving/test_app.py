@@ -28,7 +28,8 @@ from fromzero.errors import UsageError
 from fromzero.language import catalogue
 from fromzero.records import Preprocessing
 from fromzero.serving import openapi, uploads
-from fromzero.serving.app import accepted, application
+from fromzero.serving.answers import accepted
+from fromzero.serving.app import application
 from fromzero.serving.server import JsonLines, serve
 
 SIZE = 16
@@ -212,12 +213,16 @@ def test_intake_bounds_time_and_memory_and_forgets_nothing(monkeypatch):
     assert intake.held == 100
 
 
+RECORD = {"name": "m", "model": "m", "task": "image", "labels": 3, "version": "", "ready": True}
+
+
 def test_each_code_has_its_status_and_its_words():
     rows = catalogue()
-    for code in (*openapi.STATUS, *openapi.IMAGE_CODES, "server_failed", "server_not_ready"):
+    for code in (*openapi.STATUS, *openapi.SAMPLE_CODES, "server_failed", "server_not_ready"):
         assert f"error.{code}" in rows and f"error.{code}.fix" in rows
-    described = openapi.document("en", model="m", labels=3, max_bytes=1)["paths"]["/predict"]["post"]["responses"]
-    assert {int(status) for status in described} == {200, 422, 500, *openapi.STATUS.values()}
+    described = openapi.document("en", [RECORD], max_bytes=1, keys=True)["paths"]
+    statuses = {status for path in described.values() for each in path.values() for status in each["responses"]}
+    assert {int(status) for status in statuses} >= {200, 422, 500, 503, *openapi.STATUS.values()} - {403, 404}
 
 
 def test_messages_speak_the_language_of_the_client(client):
@@ -244,7 +249,8 @@ def test_readiness_follows_the_warm_up(model):
         assert client.get("/healthz").json() == {"status": "alive"}
         model.gate.set()
         wait_until_ready(client)
-        assert client.get("/readyz").json() == {"status": "ready", "model": "mean-colour"}
+        ready = client.get("/readyz").json()
+        assert (ready["status"], ready["model"]) == ("ready", "mean-colour") and ready["capacity"]["model"] > 1
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("broken"), None])
@@ -315,11 +321,11 @@ def test_metrics_count_each_application_apart(client, model):
     assert 'fromzero_requests_total{path="/predict",status="200"} 1.0' in text
     assert 'fromzero_requests_total{path="/predict",status="422"} 1.0' in text
     assert 'fromzero_requests_total{path="other",status="404"} 2.0' in text
-    assert 'fromzero_images_total{outcome="classified"} 1.0' in text
-    assert 'fromzero_images_total{outcome="refused"} 2.0' in text
+    assert 'fromzero_samples_total{outcome="classified"} 1.0' in text
+    assert 'fromzero_samples_total{outcome="refused"} 2.0' in text
     assert 'fromzero_request_seconds_count{path="/predict"} 2.0' in text
     with TestClient(application(model)) as other:
-        assert "fromzero_images_total{" not in other.get("/metrics").text
+        assert "fromzero_samples_total{" not in other.get("/metrics").text
 
 
 def test_openapi_describes_what_is_served(client):
@@ -407,7 +413,7 @@ def test_server_answers_and_stops_gracefully(artifact, stop):
         _, errors = process.communicate(timeout=10)
         assert process.returncode == 0, errors
     assert "ssh -L" in errors and "Traceback" not in errors
-    logged = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+    logged = [json.loads(line) for line in errors.splitlines() if line.startswith("{") and '"status"' in line]
     assert [each["status"] for each in logged] == [200, 413, 422]
 
 

@@ -1,5 +1,5 @@
-"""The HTML pages: texts filled in from the catalogue, and a content security policy that allows nothing but the page's
-own style and script."""
+"""The HTML pages: texts filled in from the catalogue, what they ask a visitor for, and a content security policy that
+allows nothing but the page's own style and script."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fromzero.language import LANGUAGES, catalogue
+from fromzero.records import Columns, Preprocessing
 
 COMMON_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -31,9 +33,21 @@ class Page:
     policy: str
 
 
+def asked_for(how: Any) -> dict[str, Any]:
+    """What the upload page asks for, by the record that says how a sample becomes an input: of a picture the part that
+    the model sees, of a row its columns with the words that training saw. Sequences of rows are given as JSON."""
+    if isinstance(how, Preprocessing):
+        return {"size": how.size, "crop": how.crop}
+    if isinstance(how, Columns) and not how.window:
+        numbers = [{"name": name} for name, *_ in how.numbers]
+        return {"columns": [*numbers, *({"name": name, "words": list(words)} for name, words in how.words)]}
+    return {}
+
+
 def page(name: str, **facts: object) -> Page:
     """`name`.html with `{{key}}` replaced by the catalogue's sentence, filled with `facts`; its script finds the facts
-    and the sentences in both languages in the JSON at `{{data}}`."""
+    and the sentences in both languages in the JSON at `{{data}}`. With a fact `task`, a row `key.<task>` goes before
+    the row `key`."""
     source = Path(__file__).with_name(f"{name}.html").read_text(encoding="utf-8")
     texts = {language: _fill(source, language, facts) for language in LANGUAGES}
     return Page(texts, _policy(source))
@@ -50,7 +64,10 @@ def _fill(source: str, language: str, facts: Mapping[str, object]) -> str:
 
     def replace(found: re.Match[str]) -> str:
         key = found[1]
-        return values[key] if key in values else html.escape(rows[key][column].format(**facts))
+        if key in values:
+            return values[key]
+        row = rows.get(f"{key}.{facts.get('task')}", rows[key])
+        return html.escape(row[column].format(**facts))
 
     return re.sub(r"\{\{([a-z_.]+)\}\}", replace, source)
 

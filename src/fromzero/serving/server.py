@@ -6,13 +6,16 @@ import contextlib
 import errno
 import json
 import logging
+import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from fromzero.errors import MissingPackage, UsageError
 from fromzero.language import say
@@ -22,30 +25,94 @@ GRACE = 10  # seconds that requests in flight get after a signal to stop
 BACKLOG = 2048
 
 
-def serve(path: str | Path, host: str = "127.0.0.1", port: int = 8000, quiet: bool = False) -> None:
-    """Serve the run or artifact at `path` until SIGINT or SIGTERM; requests in flight are answered first.
+def serve(
+    path: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    quiet: bool = False,
+    *,
+    more: Mapping[str, Path] | None = None,
+    workers: int = 0,
+    **settings: Any,
+) -> int:
+    """Serve the run or artifact at `path`, and `more` under their names, until SIGINT or SIGTERM; requests in flight
+    are answered first. SIGHUP exchanges models whose files changed.
 
-    Port 0 picks a free one. The address is printed; with `quiet` nothing else is, except errors. Raises UsageError if
-    the address cannot be used and what `open_classifier` raises if the model cannot."""
+    Port 0 picks a free one. The address is printed; with `quiet` nothing else is, except errors. With `workers` that
+    many processes answer and are replaced when they die (not on Windows); 0: this one does. `settings` are the fields
+    of `serving.app.Settings`. Gives the exit status. Raises UsageError if the address cannot be used and what
+    `open_classifier` raises if a model cannot."""
+    with contextlib.closing(_bound(host, port)) as listener:  # first: a taken port should not cost a model's loading
+
+        def work(announces: bool = True) -> None:
+            told = _tell_siblings if workers else lambda: None
+            _answer(Path(path), more or {}, host, listener, quiet, announces, {"reloaded": told, **settings})
+
+        if workers and hasattr(os, "fork"):
+            from fromzero.serving.supervisor import supervise
+
+            with _counting_together(workers):
+                status = supervise(workers, work, quiet)
+        else:
+            work()
+            status = 0
+    if not quiet and not status:
+        Terminal().line(say("serve.stopped"))
+    return status
+
+
+def _answer(
+    path: Path,
+    more: Mapping[str, Path],
+    host: str,
+    listener: socket.socket,
+    quiet: bool,
+    announces: bool,
+    settings: dict[str, Any],
+) -> None:
+    """What one process does: opens the models and answers until it is told to stop."""
     try:
         import uvicorn
 
         from fromzero.serving.app import application
+        from fromzero.serving.models import Opened, named
     except ImportError as error:
         raise MissingPackage((error.name or "uvicorn").split(".")[0], "serve") from error
-    from fromzero.predicting import open_classifier
+    first = Opened.at(path)
+    app = application({named(more, first.classifier): first, **more}, **settings)
+    _log_to_stderr(quiet)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+        lifespan="on",
+        ws="none",
+    )
+    if announces:
+        _announce(host, listener.getsockname()[1], quiet, len(settings.get("keys", ())))
+    with _returning_from_signals(app.state.service.exchange_soon):
+        uvicorn.Server(config).run(sockets=[listener])
 
-    with contextlib.closing(_bound(host, port)) as listener:  # first: a taken port should not cost a model's loading
-        app = application(open_classifier(path))
-        _log_to_stderr(quiet)
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE, lifespan="on"
-        )
-        _announce(host, listener.getsockname()[1], quiet)
-        with _returning_from_signals():
-            uvicorn.Server(config).run(sockets=[listener])
-    if not quiet:
-        Terminal().line(say("serve.stopped"))
+
+def _tell_siblings() -> None:
+    """The parent passes it on to every worker; where nothing changed, nothing happens."""
+    os.kill(os.getppid(), signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def _counting_together(workers: int) -> Iterator[None]:
+    """Several processes count into files of one folder, so that `/metrics` shows their sum whichever answers."""
+    if workers == 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="fromzero-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -87,7 +154,7 @@ def _free_port(family: int, address: tuple) -> int:
     return 0
 
 
-def _announce(host: str, port: int, quiet: bool) -> None:
+def _announce(host: str, port: int, quiet: bool, keys: int) -> None:
     """Where the service is, on standard output; how others reach it, on standard error."""
     everywhere = host in ("0.0.0.0", "::", "")
     shown = "127.0.0.1" if everywhere else f"[{host}]" if ":" in host else host
@@ -99,7 +166,7 @@ def _announce(host: str, port: int, quiet: bool) -> None:
         lan = _lan_address()
         if lan:
             console.line(say("serve.lan", url=f"http://{lan}:{port}/"))
-        console.line(say("serve.open_to_all"))
+        console.line(say("serve.keys", count=keys) if keys else say("serve.open_to_all"))
     else:
         console.line(say("serve.only_here"))
     console.line(say("serve.tunnel", command=f"ssh -L {port}:{shown}:{port} user@{socket.gethostname()}"))
@@ -117,13 +184,15 @@ def _lan_address() -> str:
 
 
 @contextlib.contextmanager
-def _returning_from_signals() -> Iterator[None]:
-    """uvicorn ends gracefully and then raises the signal again for whoever listened before. A server that was told to
-    stop and stopped has done its work: that second signal is dropped, and the exit status is 0."""
+def _returning_from_signals(exchange: Callable[[], None]) -> Iterator[None]:
+    """SIGHUP asks for `exchange`. After a signal to stop, uvicorn ends gracefully and then raises it again for whoever
+    listened before: a server that was told to stop and stopped has done its work, so that second one is dropped."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {each: signal.signal(each, lambda *_: None) for each in (signal.SIGINT, signal.SIGTERM)}
+    if hasattr(signal, "SIGHUP"):
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: exchange())
     try:
         yield
     finally:

@@ -1,20 +1,22 @@
 """From a request's body to the files in it, with a limit at every step: the client chooses what arrives here.
 
-`Intake.body` bounds bytes, time and the memory of all uploads together, and stays on the event loop; `files` takes
+`Intake.take` bounds bytes, time and the memory of all uploads together, and stays on the event loop; `files` takes
 the multipart body apart and belongs on a worker thread, because a hostile body makes any parser slow.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 
-import anyio
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import Receive
 
 from fromzero.errors import UsageError
 
+FORM = "multipart/form-data"
 MAX_FILES = 32
 MAX_PARTS = 64  # files and the fields a form may send beside them
 MAX_NAME = 200  # characters of a file name that are repeated in an answer
@@ -39,33 +41,41 @@ class Intake:
         self.held = 0
 
     @contextlib.asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """The whole body, counted as held until the block ends.
-
-        Raises UsageError: upload_not_multipart, upload_too_large, upload_too_slow, upload_cut_off, server_busy."""
-        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            raise UsageError("upload_not_multipart")
-        try:
-            with anyio.fail_after(PATIENCE):
-                body = await self._receive(request)
-        except TimeoutError as error:
-            raise UsageError("upload_too_slow", seconds=int(PATIENCE)) from error
-        except ClientDisconnect as error:
-            raise UsageError("upload_cut_off") from error
+    async def body(self, request: Request, kind: str = FORM) -> AsyncIterator[bytes]:
+        """The whole body, counted as held until the block ends. Raises what `take` raises."""
+        body = await self.take(dict(request.scope["headers"]), request.receive, kind)
         try:
             yield body
         finally:
-            self.held -= len(body)
+            self.release(body)
 
-    async def _receive(self, request: Request) -> bytes:
-        announced = request.headers.get("content-length", "")
-        too_large = announced.isdecimal() and int(announced) > self.max_bytes
-        if too_large and "expect" in request.headers:  # the client asked first: it has sent nothing and need not
+    async def take(self, headers: Mapping[bytes, bytes], receive: Receive, kind: str = FORM) -> bytes:
+        """The whole body, which must be of this content type. It counts as held until it is released.
+
+        Raises UsageError: upload_not_multipart, body_not_json, upload_too_large, upload_too_slow, upload_cut_off,
+        server_busy."""
+        if not headers.get(b"content-type", b"").lower().startswith(kind.encode()):
+            raise UsageError("upload_not_multipart" if kind == FORM else "body_not_json")
+        announced = headers.get(b"content-length", b"")
+        too_large = announced.isdigit() and int(announced[:15]) > self.max_bytes
+        if too_large and b"expect" in headers:  # the client asked first: it has sent nothing and need not
             raise self._too_large()
+        with _patience(PATIENCE):
+            return await self._receive(receive, too_large)
+
+    def release(self, body: bytes) -> None:
+        self.held -= len(body)
+
+    async def _receive(self, receive: Receive, too_large: bool) -> bytes:
         chunks: list[bytes] = []
         size = kept = 0
+        more = True
         try:
-            async for chunk in request.stream():
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise UsageError("upload_cut_off")
+                chunk, more = message.get("body", b""), message.get("more_body", False)
                 size += len(chunk)
                 too_large = too_large or size > self.max_bytes
                 if not too_large:
@@ -85,10 +95,34 @@ class Intake:
         except BaseException:
             self.held -= kept
             raise
-        return b"".join(chunks)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _too_large(self) -> UsageError:
         return UsageError("upload_too_large", limit=mebibytes(self.max_bytes))
+
+
+@contextlib.contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """Gives up what the current task waits for after `seconds`: upload_too_slow. anyio's own way costs more than taking
+    the body in."""
+    task = asyncio.current_task()
+    assert task is not None
+    over = False
+
+    def give_up() -> None:
+        nonlocal over
+        over = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(seconds, give_up)
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if over:
+            raise UsageError("upload_too_slow", seconds=int(seconds)) from error
+        raise
+    finally:
+        timer.cancel()
 
 
 def mebibytes(count: int) -> str:
