@@ -21,7 +21,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert (3, 10) <= sys.version_info < (3, 15), f"fromzero needs Python 3.10 to 3.14, this is {sys.version.split()[0]}: make PYTHON=python3.11 setup"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $$($(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.version_info[:2] == (3, 11) else "")') -e '.[train,text,export,serve,tune,dev]'
+	$(BIN)/python -m pip install --quiet $$($(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.version_info[:2] == (3, 11) else "")') -e '.[train,text,export,serve,shrink,explain,profile,tune,dev]'
 	touch $@
 
 check: setup

@@ -41,7 +41,7 @@ ORDER = [
     ["runs"],
     ["runtimes"],
     ["predicting", "generating"],
-    ["evaluation", "finding", "baselines"],
+    ["evaluation", "finding", "baselines", "compiling"],
     ["trackers"],
     ["watching"],
     ["training"],
@@ -49,14 +49,32 @@ ORDER = [
     ["pictures", "card"],
     ["report"],
     ["crossing", "improving"],
+    ["explaining"],
+    ["diagnosis"],
+    ["diagnosing", "profiling"],
     ["formats"],
-    ["exporting", "serving"],
+    ["exporting"],
+    ["shrink"],
+    ["shrinking"],
+    ["serving"],
+    ["deployments"],
+    ["deploying"],
     ["quickstart"],
     ["commands"],
     ["cli"],
 ]
 # Folders of one choice: one file each, which never import each other. A leading underscore marks what they share.
-CHOICES = ["commands", "formats", "runtimes", "tasks", "trackers", "models/families"]
+CHOICES = [
+    "commands",
+    "deployments",
+    "diagnosis",
+    "formats",
+    "models/families",
+    "runtimes",
+    "shrink",
+    "tasks",
+    "trackers",
+]
 HEAVY = ("torch", "numpy", "PIL", "matplotlib", "pyarrow", "timm", "transformers", "onnxruntime", "starlette", "rich")
 LIGHT_COMMANDS = ["cards", "setup", "doctor"]
 
