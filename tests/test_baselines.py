@@ -42,6 +42,7 @@ def test_boosting_learns_words_and_numbers_that_are_missing(tmp_path):
     assert found.chosen["leaves"] in (4, 8, 31) and found.chosen["trees"] >= 1
 
 
+@pytest.mark.slow
 def test_it_is_the_same_each_time_and_never_sees_the_test_part(tmp_path):
     manifest = table(tmp_path)
     one = baseline(manifest)

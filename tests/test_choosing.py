@@ -56,6 +56,7 @@ def test_limits_are_said():
     assert all(each.reason for each in found.candidates)
 
 
+@pytest.mark.slow
 def test_a_job_too_large_for_one_card_is_shared_or_adapted():
     found = choose("hf:meta-llama/Llama-2-7b", cards=[find_card("RTX 3090")], batch=1, seq=256)
     kinds = {(each.keeps, each.plan.recipe.cards > 1) for each in found.candidates if each.meets}

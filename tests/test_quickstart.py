@@ -58,6 +58,7 @@ def test_the_whole_path(subset, tmp_path):
     assert (run / "artifact-onnx" / "artifact.json").is_file()
 
 
+@pytest.mark.slow
 def test_resnet_from_timm_walks_the_same_path(subset, tmp_path):
     """Another family and another size: nothing on the path is made for one network."""
     from fromzero.exporting import export

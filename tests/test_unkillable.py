@@ -314,6 +314,7 @@ def test_a_clock_that_jumps_changes_nothing(rows, whole, tmp_path):
     same(run, whole)
 
 
+@pytest.mark.slow
 def test_two_threads_are_as_reproducible(rows, tmp_path):
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert done("train", rows, "--output", whole, *WORDS, threads=2).returncode == 0

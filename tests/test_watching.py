@@ -95,7 +95,7 @@ def test_curves_of_a_short_run_are_of_every_step(whole):
 
 def test_lines_tell_speed_memory_and_what_is_left(whole):
     told = [line for line in whole[1] if line.startswith("Epoch")]
-    assert len(told) == 3 and all("samples/s" in line and "MiB" in line for line in told)
+    assert len(told) == 3 and all("samples/s" in line and "iB)" in line for line in told)
     assert "left" in told[0] and "left" not in told[-1]
 
 

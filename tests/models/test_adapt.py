@@ -12,6 +12,7 @@ import transformers
 from torch import nn
 
 from fromzero import checkpoint
+from fromzero.engine import packed, unpack
 from fromzero.errors import UsageError
 from fromzero.models.adapt import adapt, set_trainable
 from fromzero.models.adapters import lora_targets, merge_adapters, quantise
@@ -394,7 +395,7 @@ def test_a_quantised_run_survives_saving_to_the_bit(tmp_path):
         return model
 
     model, tokens, _, optimizer = taught(made(0), recipe)
-    groups = {"model": model.state_dict(), "optimizer": checkpoint.pack_optimizer(optimizer)}
+    groups = {"model": model.state_dict(), "optimizer": packed(optimizer, model)}
     checkpoint.save(tmp_path / "kept", groups, {})
     groups, _ = checkpoint.load(tmp_path / "kept")
     other = made(1).eval()
@@ -402,7 +403,7 @@ def test_a_quantised_run_survives_saving_to_the_bit(tmp_path):
     with torch.no_grad():
         assert torch.equal(other(tokens).logits, model(tokens).logits)
     second = make_optimizer(other, recipe)
-    checkpoint.unpack_optimizer(second, groups["optimizer"])
+    unpack(second, other, groups["optimizer"])
     for each, moved in ((model, optimizer), (other, second)):
         moved.zero_grad()
         each(tokens).logits.square().mean().backward()

@@ -20,7 +20,7 @@ from fromzero.errors import UsageError
 from fromzero.records import Columns, Preprocessing
 from fromzero.serving import access
 from fromzero.serving.app import application
-from fromzero.serving.batcher import Lane, Overloaded, Times, Workers, measure
+from fromzero.serving.batcher import FIRST_HEADROOM, Lane, Overloaded, Times, Workers, measure
 
 
 class Threshold:
@@ -160,7 +160,7 @@ def test_late_answers_lower_what_is_let_in():
 
     asyncio.run(ask())
     workers.stop()
-    assert workers.headroom < 0.8
+    assert workers.headroom < FIRST_HEADROOM and workers.pace > 5
 
 
 def test_several_models_each_under_its_name():

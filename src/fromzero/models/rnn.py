@@ -33,8 +33,8 @@ class Rnn(nn.Module):
         x = self.dropout(self.embedding(tokens))
         forth, back = self.forth(x)[0], self.back(_taken(x, turned))[0]
         remembered = torch.cat([forth, _taken(back, turned)], -1)
-        # What cells remember lies in -1..1, which is also where the maximum over no token at all is put.
-        strongest = remembered.masked_fill(~seen[..., None], -torch.inf).amax(1).clamp(min=-1)
+        # What cells remember lies between -1 and 1: padding is never the strongest.
+        strongest = remembered.masked_fill(~seen[..., None], -1).max(1).values
         return self.head(self.dropout(torch.cat([masked_mean(remembered, seen), strongest], -1)))
 
 
