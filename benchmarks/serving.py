@@ -42,6 +42,12 @@ MODEL = "mobilenetv3_small_100"
 CONCURRENCY = (1, 8, 32, 128)
 GOAL = 0.92
 PARTS = ("efficiency", "others", "overload", "start", "kill", "swap")
+BESIDE = Path(__file__).parent
+RIVALS = {  # what starts them, from the environment's bin
+    "litserve": ("python", str(BESIDE / "_rival_litserve.py")),
+    "bentoml": ("bentoml", "serve", "_rival_bento:Rival", "--working-dir", str(BESIDE)),  # port: BENTOML_PORT
+    "fastapi": ("python", str(BESIDE / "_rival_fastapi.py")),
+}
 
 
 def main() -> int:
@@ -65,9 +71,9 @@ def main() -> int:
         )
         print(f"Python {platform.python_version()}, {versions('onnxruntime', 'starlette', 'uvicorn', 'httptools')}\n")
         if "efficiency" in parts:
-            efficiency(artifact, photos, ["fromzero"], options)
+            efficiency(artifact, photos, options)
         if "others" in parts:
-            efficiency(artifact, photos, ["fromzero", *others(options.venv)], options)
+            others(artifact, photos, options)
         if "overload" in parts:
             overload(artifact, photos, options)
         if "start" in parts:
@@ -172,9 +178,9 @@ class Server:
 
 @contextlib.contextmanager
 def running(
-    kind: str, artifact: Path, venv: Path | None = None, *flags: str, core: int | None = None
+    kind: str, artifact: Path, photos: Path, *flags: str, venv: Path | None = None, core: int | None = None
 ) -> Iterator[Server]:
-    """A server that answers, on one `core` or all."""
+    """A server that answers, on one `core` or all; the others come from an environment of theirs."""
     port = free_port()
     if kind == "fromzero":
         command = [
@@ -191,14 +197,10 @@ def running(
         ]
     else:
         assert venv is not None
-        command = [
-            str(venv / "bin" / "python"),
-            str(Path(__file__).with_name("_rivals.py")),
-            kind,
-            str(artifact),
-            str(port),
-        ]
-    environment = {**quiet(), "PATH": f"{Path(command[0]).parent}:{os.environ['PATH']}"}
+        program, *more = RIVALS[kind]
+        command = [str(venv / "bin" / program), *more]
+    told = {"RIVAL_ARTIFACT": str(artifact), "RIVAL_PORT": str(port), "BENTOML_PORT": str(port)}
+    environment = {**quiet(), **told, "PATH": f"{Path(command[0]).parent}:{os.environ['PATH']}"}
     command = pinned(command, core)
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
@@ -206,6 +208,7 @@ def running(
         )
         try:
             wait_for(f"http://127.0.0.1:{port}{'/readyz' if kind == 'fromzero' else '/'}", process, said)
+            first_answer(port, next(iter(sorted(photos.iterdir()))).read_bytes())
             yield Server(f"http://127.0.0.1:{port}/predict", process)
         finally:
             members = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
@@ -337,47 +340,82 @@ def request_of(content: bytes, host: str, path: str) -> bytes:
 # ---- the tables ----
 
 
-def efficiency(artifact: Path, photos: Path, kinds: list[str], options: argparse.Namespace) -> None:
-    """CPU of the bare loop / CPU of the server for each request, and requests a second, side by side."""
-    print(f"## CPU efficiency: {', '.join(kinds)} against a bare loop of decode + resize + run\n")
-    print("| server | concurrency | CPU ms / request | bare, CPU ms | efficiency | requests / s | p50 ms | p99 ms |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+def efficiency(artifact: Path, photos: Path, options: argparse.Namespace) -> None:
+    """CPU of the bare loop / CPU of the server for each request, and requests a second."""
+    print("## CPU efficiency against a bare loop of decode + resize + run\n")
+    print("| concurrency | CPU ms / request | bare, CPU ms | efficiency | requests / s | p50 ms | p99 ms |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     short, cores = options.seconds / 2, os.cpu_count() or 1
     for concurrency in CONCURRENCY:
-        rows: dict[str, list[tuple[float, float, float, Load]]] = {each: [] for each in kinds}
+        rows = []
         for _ in range(options.repeats):
-            for kind in kinds:
-                loops = 1 if concurrency == 1 else cores
-                with (
-                    running(kind, artifact, options.venv, "--quiet")
-                    if kind != "fromzero"
-                    else running(kind, artifact, None, "--p99", "10s") as server
-                ):
-                    load(server.url, photos, 1.0, concurrency)
-                    before = bare_beside_itself(artifact, photos, loops, short)
+            loops = 1 if concurrency == 1 else cores
+            with running("fromzero", artifact, photos, "--p99", "10s") as server:
+                load(server.url, photos, 1.0, concurrency)
+                before = bare_beside_itself(artifact, photos, loops, short)
+                spent = server.cpu()
+                seen = load(server.url, photos, options.seconds, concurrency)
+                each = (server.cpu() - spent) / max(1, seen.answered)
+                after = bare_beside_itself(artifact, photos, loops, short)
+            reference = (before + after) / 2
+            assert not (seen.lost or seen.wrong or seen.other), seen
+            rows.append((reference / each, each, reference, seen))
+        ratio, each, reference, seen = sorted(rows, key=lambda row: row[0])[len(rows) // 2]
+        print(
+            f"| {concurrency} | {each * 1e3:.2f} | {reference * 1e3:.2f} | {ratio:.2f} {between([r[0] for r in rows])} "
+            f"| {seen.answered / seen.seconds:.0f} | {seen.p(0.5) * 1e3:.0f} | {seen.p(0.99) * 1e3:.0f} |",
+            flush=True,
+        )
+    print(f"\nMedian of {options.repeats} (lowest to highest); the goal is {GOAL}. Load {os.getloadavg()[0]:.1f}.\n")
+
+
+def others(artifact: Path, photos: Path, options: argparse.Namespace) -> None:
+    """Requests a second and CPU for each, of every server in turn, as often as there are rounds. Each ratio is of one
+    round. Where others use the machine, a server with more threads gets more of it: then only the CPU compares."""
+    kinds = ["fromzero", *installed(options.venv)]
+    print(f"## Against other servers: {', '.join(kinds)}\n")
+    seen: dict[tuple[str, int], list[tuple[float, float, Load]]] = {}
+    for number in range(options.repeats):
+        for kind in kinds if number % 2 == 0 else kinds[::-1]:
+            flags = ("--p99", "10s", "--quiet") if kind == "fromzero" else ()
+            with running(kind, artifact, photos, *flags, venv=options.venv) as server:
+                for concurrency in CONCURRENCY:
+                    load(server.url, photos, 0.5, concurrency)
                     spent = server.cpu()
-                    seen = load(server.url, photos, options.seconds, concurrency)
-                    each = (server.cpu() - spent) / max(1, seen.answered)
-                    after = bare_beside_itself(artifact, photos, loops, short)
-                reference = (before + after) / 2
-                assert not (seen.lost or seen.wrong or seen.other), (kind, seen.lost, seen.wrong, seen.other)
-                rows[kind].append((reference / each, each, reference, seen))
+                    found = load(server.url, photos, options.seconds, concurrency)
+                    cpu = (server.cpu() - spent) / max(1, found.answered)
+                    seen.setdefault((kind, concurrency), []).append((found.answered / found.seconds, cpu, found))
+    print(
+        "| concurrency | server | requests / s | CPU ms / request | p50 ms | p99 ms "
+        "| our rate / its | its CPU / ours | bad |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for concurrency in CONCURRENCY:
+        ours = seen["fromzero", concurrency]
         for kind in kinds:
-            ratio, each, reference, seen = sorted(rows[kind], key=lambda row: row[0])[len(rows[kind]) // 2]
-            ratios = f"{ratio:.2f} ({min(r[0] for r in rows[kind]):.2f}-{max(r[0] for r in rows[kind]):.2f})"
+            rows = seen[kind, concurrency]
+            rate, cpu = (statistics.median(row[column] for row in rows) for column in (0, 1))
+            p50, p99 = (statistics.median(row[2].p(share) for row in rows) * 1e3 for share in (0.5, 0.99))
+            faster = [our[0] / its[0] for our, its in zip(ours, rows, strict=True)]
+            thrifty = [its[1] / our[1] for our, its in zip(ours, rows, strict=True)]
+            bad = sum(row[2].lost + row[2].wrong + row[2].other for row in rows)
             print(
-                f"| {kind} | {concurrency} | {each * 1e3:.2f} | {reference * 1e3:.2f} | {ratios} "
-                f"| {seen.answered / seen.seconds:.0f} | {seen.p(0.5) * 1e3:.0f} | {seen.p(0.99) * 1e3:.0f} |",
-                flush=True,
+                f"| {concurrency} | {kind} | {rate:.0f} | {cpu * 1e3:.1f} | {p50:.0f} | {p99:.0f} "
+                f"| {statistics.median(faster):.2f} {between(faster)} "
+                f"| {statistics.median(thrifty):.2f} {between(thrifty)} | {bad} |"
             )
-    print(f"\nMedian of {options.repeats} (lowest to highest); the goal is {GOAL}.\n")
+    print(f"\nMedians of {options.repeats} rounds (lowest to highest). Load {os.getloadavg()[0]:.1f}.\n", flush=True)
+
+
+def between(values: list[float]) -> str:
+    return f"({min(values):.2f}-{max(values):.2f})"
 
 
 def overload(artifact: Path, photos: Path, options: argparse.Namespace) -> None:
     """Capacity as predicted at the start and as measured, then three times that. The server has one core and the
     generator another: on a shared one the generator's own waiting would count as the server's latency."""
     print(f"## Three times the capacity for {options.overload:.0f} s, --p99 {options.p99}\n")
-    with running("fromzero", artifact, None, "--p99", options.p99, "--quiet", core=0) as server:
+    with running("fromzero", artifact, photos, "--p99", options.p99, "--quiet", core=0) as server:
         ready = server.url.replace("/predict", "/readyz")
         with urllib.request.urlopen(ready) as answer:
             predicted = next(iter(json.load(answer)["capacity"].values()))
@@ -423,7 +461,7 @@ def kill(artifact: Path, photos: Path) -> None:
     """kill -9 of the worker while requests are in flight: how they end, and when the next one is answered."""
     print("## kill -9 of the worker\n")
     content = next(iter(sorted(photos.iterdir()))).read_bytes()
-    with running("fromzero", artifact, None, "--quiet") as server:
+    with running("fromzero", artifact, photos, "--quiet") as server:
         port = int(server.url.split(":")[2].split("/")[0])
         for _ in range(3):
             command = [sys.executable, __file__, "load", server.url, str(photos), "4", "8", "0"]
@@ -448,7 +486,7 @@ def swap(artifact: Path, photos: Path, folder: Path) -> None:
     print("## Hot swap under load\n")
     served = folder / "served"
     shutil.copytree(artifact, served)
-    with running("fromzero", served, None, "--quiet", "--p99", "5s") as server:
+    with running("fromzero", served, photos, "--quiet", "--p99", "5s") as server:
         command = [sys.executable, __file__, "load", server.url, str(photos), "12", "8", "0"]
         clients = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=quiet())
         for number in range(5):
@@ -481,15 +519,15 @@ def first_answer(port: int, content: bytes) -> None:
         time.sleep(0.01)
 
 
-def others(venv: Path | None) -> list[str]:
+def installed(venv: Path | None) -> list[str]:
     """The other servers that can be imported in their environment."""
+    found: list[str] = []
     if venv is None:
-        return []
-    found = []
-    for kind, package in (("litserve", "litserve"), ("bentoml", "bentoml"), ("fastapi", "fastapi")):
-        asked = subprocess.run([str(venv / "bin" / "python"), "-c", f"import {package}"], capture_output=True)
+        return found
+    for kind in RIVALS:
+        asked = subprocess.run([str(venv / "bin" / "python"), "-c", f"import {kind}"], capture_output=True)
         if asked.returncode:
-            print(f"{package} cannot be imported: left out")
+            print(f"{kind} cannot be imported: left out")
         else:
             found.append(kind)
     return found

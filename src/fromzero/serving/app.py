@@ -201,7 +201,7 @@ class Service:
                 count += 1
 
         started = time.perf_counter()
-        await asyncio.gather(*[visitor() for _ in range(2 * self.workers.count)])
+        await asyncio.gather(*[visitor() for _ in range(self.workers.threads)])
         return count / (time.perf_counter() - started)
 
     def admit(self, model: Hosted, size: int) -> None:

@@ -6,7 +6,8 @@ next request, so on a CPU a request usually stays with one thread from its bytes
 go on decoding while one waits for the card. Nothing waits for a batch to fill up: a batch is what came in meanwhile.
 
 Every accepted request must fit into the target: `Workers.submit` adds up what the requests in hand are expected to take
-(their decoding by bytes, their runs by the times measured at the start) and refuses what would come too late.
+(their decoding by bytes, their runs by the times measured at the start), multiplies it by how much longer than expected
+the last ones took (others use the machine too), and refuses what would come too late.
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ import numpy as np
 
 GAIN = 0.05  # a batch must be this much faster for each sample than the best smaller one
 MEASURING = 0.4  # seconds that measuring batches may take
-FORGET = 0.05  # weight of the newest request in the running mean of preparation
-LATE, ON_TIME = 0.93, 1.0003  # what a late and a timely answer do to the headroom: it settles at 0.4 % late ones
-LEAST_HEADROOM = 0.1
+FORGET = 0.05  # weight of the newest request in the running means
+LATE, ON_TIME = 0.9, 1.0002  # what a late and a timely answer do to the headroom: it settles at a surge in 500 answers
+# Where other programs run, a core is shared by threads: with one for each core a server got 140 answers a second where
+# this gave 190, at the same CPU time for each. It also fills the moments in which a thread waits for Python's lock.
+THREADS_A_CORE = 2
+TIMELY = 0.95  # of the target: the answer still has to reach the client
+LEAST_HEADROOM, FIRST_HEADROOM = 0.1, 0.6
 
 Prepare = Callable[[], list[Any]]
 
@@ -111,6 +116,7 @@ class Job:
     prepare: Prepare
     size: int
     cost: float
+    expected: float  # seconds from its start to its answer, before the correction by the pace
     started: float
     done: Callable[[Job], None]
     outcomes: list[Any] = field(default_factory=list)
@@ -119,19 +125,24 @@ class Job:
 
 
 class Workers:
-    """`count` threads for all lanes, and the decision what is let in. `target`: seconds from a complete request to its
+    """The threads for all lanes, and the decision what is let in. `target`: seconds from a complete request to its
     answer that all but one in a hundred must keep; infinite: everything is let in."""
 
-    def __init__(self, count: int, target: float = math.inf) -> None:
-        self.count, self.target = count, target
+    def __init__(self, cores: int, target: float = math.inf) -> None:
+        self.cores, self.target = cores, target
+        self.threads = THREADS_A_CORE * cores
         self.backlog = 0.0  # seconds of all threads together until what was let in is answered
-        self.headroom = 1.0
+        self.headroom = FIRST_HEADROOM
+        self._lowered = 0.0  # when
+        self._expected = self._took = 0.0  # running means of the seconds to an answer
         self._jobs: deque[Job] = deque()
         self._lanes: dict[Lane, None] = {}  # those with prepared samples, in order
         self._change = threading.Condition(threading.Lock())
         self._idle = 0
         self._over = False
-        self._threads = [threading.Thread(target=self._work, name=f"worker-{i}", daemon=True) for i in range(count)]
+        self._threads = [
+            threading.Thread(target=self._work, name=f"worker-{i}", daemon=True) for i in range(self.threads)
+        ]
 
     def start(self) -> None:
         for each in self._threads:
@@ -145,15 +156,22 @@ class Workers:
 
     def cost(self, lane: Lane, size: int, samples: int = 1) -> float:
         """Seconds by which a request lengthens the wait of those after it."""
-        return lane.preparing(size) / self.count + lane.times.run(samples) / lane.slots
+        return lane.preparing(size) / self.cores + lane.times.run(samples) / min(lane.slots, self.cores)
 
     def admit(self, lane: Lane, size: int) -> None:
         """Raises Overloaded if a request of `size` bytes that came now would be late. One that finds nobody before it
         is let in: it cannot be answered sooner later."""
-        wait = self.backlog
-        service = lane.preparing(size) + lane.times.run(1)
-        if lane.pending and wait + service > self.target * self.headroom:
-            raise Overloaded(wait)
+        if lane.pending and self.pace * self._expect(lane, size) > self.target * self.headroom:
+            raise Overloaded(self.pace * self.backlog)
+
+    @property
+    def pace(self) -> float:
+        """How many times longer than expected the last answers took."""
+        return self._took / self._expected if self._expected else 1.0
+
+    def _expect(self, lane: Lane, size: int) -> float:
+        """Seconds to the answer of a request that comes now: those before it, then its own."""
+        return self.backlog + lane.preparing(size) + lane.times.run(1)
 
     async def submit(self, lane: Lane, prepare: Prepare, size: int, always: bool = False) -> list[Any]:
         """Prepare a request of `size` bytes on a worker and run its samples. Gives for each sample what `prepare` made
@@ -168,7 +186,7 @@ class Workers:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(_settle, answer, job)
 
-        job = Job(lane, prepare, size, self.cost(lane, size), time.perf_counter(), done)
+        job = Job(lane, prepare, size, self.cost(lane, size), self._expect(lane, size), time.perf_counter(), done)
         with self._change:
             if self._over:
                 raise Overloaded(1.0)
@@ -181,9 +199,17 @@ class Workers:
         try:
             return await answer
         finally:
-            # Predictions are means, and the target is about the worst: what is let in follows what came of it.
-            late = time.perf_counter() - job.started > self.target
-            self.headroom = min(1.0, max(LEAST_HEADROOM, self.headroom * (LATE if late else ON_TIME)))
+            self._learn(job, time.perf_counter() - job.started)
+
+    def _learn(self, job: Job, took: float) -> None:
+        """Expectations are means and the target is about the worst: what is let in follows what came of it."""
+        self._took += FORGET * (took - self._took)
+        self._expected += FORGET * (job.expected - self._expected)
+        if took <= TIMELY * self.target:
+            self.headroom = min(1.0, self.headroom * ON_TIME)
+        elif job.started > self._lowered:  # those let in before the last correction are no reason for another
+            self.headroom = max(LEAST_HEADROOM, self.headroom * LATE)
+            self._lowered = time.perf_counter()
 
     def _work(self) -> None:
         while True:
@@ -223,7 +249,7 @@ class Workers:
         with self._change:
             job.lane.prepared(job.size, took)
             if samples:
-                more = (len(samples) - 1) * job.lane.times.run(1) / job.lane.slots
+                more = (len(samples) - 1) * job.lane.times.run(1) / min(job.lane.slots, self.cores)
                 job.cost += more
                 self.backlog += more
                 job.lane.waiting.extend(samples)

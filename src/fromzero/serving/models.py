@@ -83,8 +83,8 @@ def hosted(name: str, source: Classifier | Opened | Path, workers: Workers) -> H
     path, version = None, ""
     if isinstance(source, Opened):
         path, version, source = source.path, source.version, source.classifier
-    # On a CPU each worker runs its own sample; a card runs one batch at a time.
-    slots = workers.count if getattr(source, "device", "cpu") == "cpu" else 1
+    # On a CPU each thread runs its own sample; a card runs one batch at a time.
+    slots = workers.threads if getattr(source, "device", "cpu") == "cpu" else 1
     return Hosted(name, source, Lane(source.scores, slots), path, version)
 
 

@@ -34,6 +34,7 @@ STATUS = {
 IMAGE_CODES = ("image_empty", "image_unknown", "image_damaged", "image_too_large")
 ROW_CODES = ("no_row", "no_number", "unknown_column", "not_a_text", "value_unusable")
 SAMPLE_CODES = (*IMAGE_CODES, *ROW_CODES)
+_EXAMPLES = {"text": "...", "table": {"age": 41}}
 SCALARS: list[dict[str, Any]] = [{"type": each} for each in ("string", "number", "boolean", "null")]
 
 
@@ -245,7 +246,8 @@ def _rows(task: str) -> dict[str, Any]:
     one, several = FIELDS[task]
     row = {"type": "object", "additionalProperties": {"anyOf": SCALARS}}
     sample = {"type": "string"} if task == "text" else {"anyOf": [row, {"type": "array", "items": row, "minItems": 1}]}
-    many = {"type": "array", "items": sample, "minItems": 1, "maxItems": MAX_SAMPLES}
+    # Anything may stand in a list: what is no sample gets an error in its place, and the others are answered.
+    many = {"type": "array", "examples": [[_EXAMPLES[task]]], "minItems": 1, "maxItems": MAX_SAMPLES}
     return {"oneOf": [_object(**{one: sample}), _object(**{several: many})]}
 
 
