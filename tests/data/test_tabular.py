@@ -54,6 +54,14 @@ def test_inputs_are_standardised_by_the_training_rows(tmp_path):
     assert set(train[:, 3]) == {1, 2, 3}
 
 
+def test_what_is_infinite_counts_as_missing(tmp_path):
+    lines = [f"{20 + n % 37},{'inf' if n % 7 == 0 else 1000 + n % 31},{JOBS[n % 3]},{'yn'[n % 2]}" for n in range(60)]
+    how = columns(split(written(tmp_path, lines)))
+    assert how.flagged == ("income",) and all(np.isfinite([mean, std]).all() for _, mean, std in how.numbers)
+    given = prepared({"age": 30, "income": float("inf"), "job": "cook"}, how)
+    assert np.array_equal(given, prepared({"age": 30, "job": "cook"}, how)) and np.isfinite(given).all()
+
+
 def test_other_parts_do_not_move_the_inputs(tmp_path):
     lines = [f"{20 + n % 9},{n % 5},{JOBS[n % 2]},{'yn'[n % 2]}" for n in range(30)]
     one = columns(parts(written(tmp_path, lines), val=np.arange(20, 25), test=np.arange(25, 30)))

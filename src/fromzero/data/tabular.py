@@ -38,7 +38,7 @@ def columns(manifest: Manifest, window: int = 0) -> Columns:
         if name == time:  # later rows have times that training never saw
             continue
         numbers.append((name, each["mean"], each["std"]))
-        if np.isnan(table.column(name).to_numpy()[rows]).any():
+        if not np.isfinite(table.column(name).to_numpy()[rows]).all():
             flagged.append(name)
     words = tuple(
         (name, _words(table.column(name), each, rows))

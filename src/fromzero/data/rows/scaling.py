@@ -44,7 +44,7 @@ def _of_table(manifest: Manifest, rows: np.ndarray) -> dict[str, Any]:
     for name in manifest.about["features"]:
         if name in manifest.about["numeric"]:
             values = table.column(name).to_numpy()[rows]
-            values = values[~np.isnan(values)]
+            values = values[np.isfinite(values)]  # infinite is missing, as for `tabular`
             spread = float(values.std()) if len(values) else 0.0
             mean = float(values.mean()) if len(values) else 0.0
             numbers[name] = {"mean": mean, "std": spread or 1.0}  # a constant column stays 0 when it is scaled
