@@ -1,10 +1,14 @@
 """What several test files need: a small data set of real files, and a small run trained on it."""
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client: no test may reach a network
 os.environ["FROMZERO_LANG"] = "en"
 os.environ["FROMZERO_STATE"] = os.path.join(os.devnull, "state")  # nothing learnt on this machine is read or written
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # from a shell's background, and handed down to what tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest
