@@ -48,7 +48,7 @@ def service(request):
 
 def checked(name, *arguments, **more):
     """The exit status of a checker, installed beside this interpreter or on the machine, and all that it said."""
-    beside = Path(sys.executable).with_name(name)
+    beside = Path(sys.executable).parent / name
     command = [beside if beside.is_file() else name, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, **more)
     return done.returncode, done.stdout + done.stderr

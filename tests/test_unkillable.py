@@ -19,7 +19,7 @@ from PIL import Image
 
 from fromzero.runs import Run
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="POSIX signals")]
 
 _CHILD = """
 import os, signal, sys, time

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import re
 import signal
 import socket
@@ -62,7 +63,7 @@ def model():
 
 @pytest.fixture
 def client(model):
-    with TestClient(application(model, language="en")) as client:
+    with TestClient(application(model, language="en", target=math.inf)) as client:
         yield client
 
 
