@@ -41,6 +41,7 @@ def english(monkeypatch):
         (["bench", "--folder", "no/such/folder"], "bench_folder", "no/such/folder"),
         (["plan", "no/such/file.py:make", "--card", "cpu"], "model_file_missing", "no/such"),
         (["train"], "data_or_resume", ""),
+        (["train", "runs/first", "--apply", "overfitting", "--folds", "3"], "apply_needs_run", "--folds"),
         (["train", "no/such/folder"], "nothing_there", "no/such/folder"),
         (["data", "get", "fashionmnist"], "unknown_data_set", "fashion-mnist"),
         (["data", "check", "no/such/folder"], "nothing_there", ""),

@@ -167,7 +167,7 @@ def writer_beside(artifact, tmp_path, monkeypatch):
     def place(spoil):
         (tmp_path / "formats").mkdir()
         (tmp_path / "formats" / "onnx.py").write_text(
-            "EXTRA, TASKS, LIMITS = 'export', ('image',), 'float'\n"
+            "PACKAGES, TASKS, LIMITS = ('torch',), ('image',), 'float'\n"
             "def write(module, how, labels, folder):\n"
             "    file = 'model.onnx'\n"
             "    import onnx\n"
@@ -222,7 +222,7 @@ def test_a_format_need_not_be_named_as_a_package(run_copy, tmp_path, monkeypatch
 
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "plainest.py").write_text(
-        "EXTRA, TASKS, LIMITS = 'export', ('image',), 'float'\n"
+        "PACKAGES, TASKS, LIMITS = ('torch',), ('image',), 'float'\n"
         "def write(module, how, labels, folder):\n"
         "    import torch\n"
         "    torch.save(module, folder / 'model.pt')\n"

@@ -107,13 +107,11 @@ def diagnose(run: Path | str, console: Console | None = None) -> Diagnosis:
 def ranked(findings: list[Finding]) -> list[tuple[Finding, str]]:
     """Causes, the strongest first, each followed by nothing; then their symptoms, each with the cause it follows
     from."""
-    there = {each.code for each in findings}
     by_strength = sorted(findings, key=lambda each: (-each.strength, each.code))
     because = {
         each.code: next((cause.code for cause in by_strength if each.code in EXPLAINS.get(cause.code, ())), "")
         for each in by_strength
     }
-    assert there == because.keys()
     return [(each, because[each.code]) for each in sorted(by_strength, key=lambda each: bool(because[each.code]))]
 
 
@@ -170,7 +168,8 @@ def apply(
     if not finding.applicable:
         raise RunError("finding_not_applicable", path=source.path, finding=code)
     record = source.record()
-    changed = {**words_of(source.plan()), **finding.words, **words}
+    device = "cpu" if record.get("device") == "cpu" else "auto"
+    changed = {"device": device, **words_of(source.plan()), **finding.words, **words}
     if "model" in finding.words:  # what belonged to the other network
         changed = {name: value for name, value in changed.items() if name not in ("lr", "dropout", "pretrained")}
     os.environ.update(finding.environment)
@@ -180,7 +179,6 @@ def apply(
     made = train(
         record["data"],
         output=output or _beside(source.path, code),
-        device="cpu" if record.get("device") == "cpu" else "auto",
         fold=tuple(fold) if fold else None,
         without=without,
         console=console,

@@ -107,7 +107,7 @@ def export(run: Path | str, format: str = "onnx", output: Path | str | None = No
             "preprocessing": how,
             "sha256": {each.name: digest(each) for each in sorted(folder.iterdir()) if each.is_file()},
             "run": str(source.path.resolve()),
-            "versions": _versions("torch", writer.EXTRA, format),
+            "versions": _versions(*writer.PACKAGES),
         }
         write_json(folder / DESCRIPTION, to_json(about))
         parity = _compared(source, original, opened(folder), LIMITS[writer.LIMITS])
@@ -296,7 +296,7 @@ def _holding(task: str) -> list[str]:
 
 
 def _versions(*packages: str) -> dict[str, str]:
-    """The versions of those packages that are installed: a format need not be named as its package."""
+    """The versions of packages, as they are installed."""
     found = {}
     for each in packages:
         with contextlib.suppress(PackageNotFoundError):

@@ -163,6 +163,11 @@ class Recipe:
     seed: int = _flag(0, limits=(0, inf))
 
     @property
+    def filled(self) -> bool:
+        """Whether a run's first weights are more than the seed says: then only its checkpoints know them."""
+        return bool(self.pretrained) or self.init == "cooccurrence"
+
+    @property
     def replicas(self) -> int:
         """Cards that see different samples: an optimizer step is of batch x accumulate x replicas."""
         return 1 if self.parallel == "pipeline" else self.cards

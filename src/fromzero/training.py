@@ -597,9 +597,7 @@ def _mixed(*numbers: int) -> int:
 
 def _restore(job: Job) -> None:
     if not checkpoint.exists(job.run.last):
-        if (
-            job.recipe.pretrained or job.recipe.init == "cooccurrence"
-        ):  # it was killed before what it starts from was written
+        if job.recipe.filled:  # it was killed before what it starts from was written
             raise RunError("no_checkpoint", path=job.run.last)
         return
     if job.engine.main and checkpoint.mend(job.run.last):

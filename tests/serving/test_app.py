@@ -39,7 +39,7 @@ SIZE = 16
 class MeanColour:
     """Says which of three colours a picture has most of; `scores` waits for `gate`."""
 
-    name = "mean-colour"
+    name, task, device = "mean-colour", "image", "cpu"
     labels = ("red", "绿色", "blue")
     preprocessing = Preprocessing(size=SIZE, channels=3, crop=1.0, mean=(0.5,) * 3, std=(0.5,) * 3)
 

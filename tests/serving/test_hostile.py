@@ -18,7 +18,7 @@ FORM = "multipart/form-data; boundary=frontier"
 
 
 class Brightness:
-    name = "brightness"
+    name, task, device = "brightness", "image", "cpu"
     labels = ("dark", "bright")
     preprocessing = Preprocessing(size=64, channels=1, crop=0.875, mean=(0.5,), std=(0.5,))
 

@@ -10,12 +10,10 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import uvicorn
 
 from fromzero.machine.process import free_port
-from fromzero.records import Columns, Preprocessing
 from fromzero.serving.app import application
 
 pytest.importorskip("schemathesis")
@@ -31,24 +29,6 @@ expected-statuses = [400, 401, 403, 404, 405, 409, 413, 415, 422, 429]
 include-path-regex = "^/(models/shade/)?(predict|explain)$"
 checks.negative_data_rejection.enabled = false
 """
-
-
-class Shade:
-    name, labels, task = "shade", ("dark", "bright"), "image"
-    preprocessing = Preprocessing(size=16, channels=1, crop=1.0, mean=(0.5,), std=(0.5,))
-
-    def scores(self, batch):
-        bright = batch.reshape(len(batch), -1).mean(1) / 255
-        return np.stack([1 - bright, bright], 1).astype(np.float32)
-
-
-class Threshold:
-    name, labels, task = "threshold", ("low", "high"), "table"
-    preprocessing = Columns(numbers=(("size", 0.0, 1.0),), flagged=(), words=(("kind", ("a", "b")),))
-
-    def scores(self, batch):
-        high = (batch[:, 0] > 0).astype(np.float32) * 0.8 + 0.1
-        return np.stack([1 - high, high], 1)
 
 
 @contextlib.contextmanager
@@ -69,9 +49,9 @@ def served(app):
 
 
 @pytest.mark.parametrize("keys", [(), (b"secret",)], ids=["open", "keys"])
-def test_schemathesis_finds_nothing(tmp_path, keys):
+def test_schemathesis_finds_nothing(tmp_path, keys, shade, threshold):
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)
-    app = application({"shade": Shade(), "rows": Threshold()}, keys=keys, language="en")
+    app = application({"shade": shade, "rows": threshold}, keys=keys, language="en")
     with served(app) as address:
         command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{address}/openapi.json"]
         flags = ["--max-examples", "25", "--seed", "1", "--no-color"]

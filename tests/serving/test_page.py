@@ -28,6 +28,7 @@ class Evil:
     """A model whose name tries to leave its place in the page."""
 
     name = "</script><script>alert(1)</script><!--\u2028{{data}}"
+    task, device = "image", "cpu"
     labels = ("<b>one</b>", "two")
     preprocessing = Preprocessing(size=8, channels=1, crop=1.0, mean=(0.5,), std=(0.5,))
 

@@ -17,30 +17,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from fromzero.errors import UsageError
-from fromzero.records import Columns, Preprocessing
 from fromzero.serving import access
 from fromzero.serving.app import application
 from fromzero.serving.batcher import FIRST_HEADROOM, Lane, Overloaded, Times, Workers, measure
-
-
-class Threshold:
-    """A table model: more than 0 is "high"."""
-
-    name, labels, task = "threshold", ("low", "high"), "table"
-    preprocessing = Columns(numbers=(("size", 0.0, 1.0),), flagged=(), words=(("kind", ("a", "b")),))
-
-    def scores(self, batch):
-        high = (batch[:, 0] > 0).astype(np.float32) * 0.8 + 0.1
-        return np.stack([1 - high, high], 1)
-
-
-class Shade:
-    name, labels, task = "shade", ("dark", "bright"), "image"
-    preprocessing = Preprocessing(size=16, channels=1, crop=1.0, mean=(0.5,), std=(0.5,))
-
-    def scores(self, batch):
-        bright = batch.reshape(len(batch), -1).mean(1) / 255
-        return np.stack([1 - bright, bright], 1).astype(np.float32)
+from fromzero.serving.models import hosted
 
 
 def ready(client):
@@ -52,8 +32,8 @@ def ready(client):
 
 
 @pytest.fixture
-def rows():
-    with TestClient(application(Threshold(), language="en"), raise_server_exceptions=True) as client:
+def rows(threshold):
+    with TestClient(application(threshold, language="en"), raise_server_exceptions=True) as client:
         yield ready(client)
 
 
@@ -163,8 +143,8 @@ def test_late_answers_lower_what_is_let_in():
     assert workers.headroom < FIRST_HEADROOM and workers.pace > 5
 
 
-def test_several_models_each_under_its_name():
-    with TestClient(application({"shade": Shade(), "rows": Threshold()}, language="en")) as client:
+def test_several_models_each_under_its_name(shade, threshold):
+    with TestClient(application({"shade": shade, "rows": threshold}, language="en")) as client:
         ready(client)
         listed = client.get("/models").json()
         assert [(each["name"], each["task"], each["labels"]) for each in listed] == [
@@ -181,7 +161,15 @@ def test_several_models_each_under_its_name():
         assert 'path="/models/rows/predict"' in text and 'fromzero_batch_size_count{model="rows"}' in text
 
 
-def test_heat_map():
+def test_a_card_runs_one_batch_at_a_time(shade):
+    """The others decode meanwhile; on a CPU each worker runs its own sample."""
+    workers = Workers(2)
+    assert hosted("shade", shade, workers).lane.slots == workers.threads > 1
+    shade.device = "cuda"
+    assert hosted("shade", shade, workers).lane.slots == 1
+
+
+def test_heat_map(shade):
     import io
 
     from PIL import Image
@@ -190,7 +178,7 @@ def test_heat_map():
     half.paste(255, (0, 0, 8, 16))
     stream = io.BytesIO()
     half.save(stream, "PNG")
-    with TestClient(application(Shade(), language="en")) as client:
+    with TestClient(application(shade, language="en")) as client:
         answer = client.post("/explain?label=bright", files={"file": stream.getvalue()}).json()
         assert answer["label"] == "bright" and answer["seconds"] > 0
         grid = np.array(answer["grid"])
@@ -199,8 +187,8 @@ def test_heat_map():
         assert client.post("/explain", files={"file": b"junk"}).json()["code"] == "image_unknown"
 
 
-def test_keys():
-    with TestClient(application(Threshold(), keys=(b"one", b"two"), language="en")) as client:
+def test_keys(threshold):
+    with TestClient(application(threshold, keys=(b"one", b"two"), language="en")) as client:
         row = {"json": {"row": {}}}
         for headers in ({}, {"x-api-key": "tw"}, {"authorization": "Bearer three"}, {"authorization": "Basic two"}):
             answer = client.post("/predict", headers=headers, **row)
@@ -221,8 +209,8 @@ def test_keys_come_from_flags_file_and_environment(tmp_path):
             access.keys([], each, {})
 
 
-def test_rates():
-    with TestClient(application(Threshold(), rate=access.rate("3/m"), language="en")) as client:
+def test_rates(threshold):
+    with TestClient(application(threshold, rate=access.rate("3/m"), language="en")) as client:
         answers = [client.post("/predict", json={"row": {}}) for _ in range(5)]
         assert [each.status_code for each in answers] == [200, 200, 200, 429, 429]
         assert answers[3].json()["code"] == "rate_exceeded" and 1 <= int(answers[3].headers["retry-after"]) <= 20
@@ -232,11 +220,11 @@ def test_rates():
             access.rate(word)
 
 
-def test_other_sites_may_ask_only_where_that_was_said():
+def test_other_sites_may_ask_only_where_that_was_said(threshold):
     asked = {"origin": "https://a.example", "access-control-request-method": "POST"}
-    with TestClient(application(Threshold())) as client:
+    with TestClient(application(threshold)) as client:
         assert "access-control-allow-origin" not in client.get("/healthz", headers=asked).headers
-    with TestClient(application(Threshold(), origins=("https://a.example",))) as client:
+    with TestClient(application(threshold, origins=("https://a.example",))) as client:
         allowed = client.options("/predict", headers=asked)
         assert allowed.headers["access-control-allow-origin"] == "https://a.example"
         other = client.get("/healthz", headers={"origin": "https://b.example"})

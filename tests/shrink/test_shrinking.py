@@ -17,7 +17,7 @@ from fromzero.cli import main
 from fromzero.errors import UsageError
 from fromzero.predicting import open_classifier, predict
 from fromzero.runs import Run
-from fromzero.shrink import NothingToGain, Source
+from fromzero.shrink import NothingToGain, Source, _judging, _telling
 from fromzero.shrink import _measuring as measuring
 from fromzero.shrink._measuring import Latency, Measured
 from fromzero.shrinking import Budget, Verdict, shrink
@@ -291,9 +291,9 @@ class Table:
         self.trained += [name] if "recovered" in name else []
         found = figures(name, *self.rows[name])
         faster, latency = found.judged.faster, found.judged.p50
-        reason = "original" if name == "original" else shrinking._reason(self.budget, latency, faster, found.drop)
+        reason = "original" if name == "original" else _judging.reason(self.budget, latency, faster, found.drop)
         kept = reason == "kept" or (
-            name == "original" and not self.budget.open and shrinking._fast_enough(self.budget, latency, faster)
+            name == "original" and not self.budget.open and _judging.fast_enough(self.budget, latency, faster)
         )
         return Verdict(name=name, kept=kept, reason=reason, latency=latency, faster=faster, measured=found)
 
@@ -301,8 +301,8 @@ class Table:
 def tried(budget: Budget, ratios=("0.25", "0.5"), **rows):
     bench = Table(budget, **{name.replace("_", "+"): row for name, row in rows.items()})
     verdicts = list(shrinking._tried(bench, ratios, None))
-    best = shrinking._best(verdicts, budget)
-    return bench.trained, best and best.name, shrinking._nearest(verdicts, budget)
+    best = _judging.best(verdicts, budget)
+    return bench.trained, best and best.name, _judging.nearest(verdicts, budget)
 
 
 CUTS = {"structured-0.25": (1.4, 0.5), "structured-0.5": (3.0, 0.6)}
@@ -361,10 +361,10 @@ def test_the_nearest_loses_little_or_loses_least():
 
 
 def test_zeros_are_not_faster():
-    assert shrinking._reason(Budget(), 0.01, 1.0, 0.0) == "not_faster"
-    assert shrinking._reason(Budget(faster=2), 0.01, 1.5, 0.0) == "too_slow"
-    assert shrinking._reason(Budget(latency=0.005), 0.004, 1.5, 0.02) == "too_inaccurate"
-    assert shrinking._reason(Budget(), None, None, 0.0) == "not_predicted"
+    assert _judging.reason(Budget(), 0.01, 1.0, 0.0) == "not_faster"
+    assert _judging.reason(Budget(faster=2), 0.01, 1.5, 0.0) == "too_slow"
+    assert _judging.reason(Budget(latency=0.005), 0.004, 1.5, 0.02) == "too_inaccurate"
+    assert _judging.reason(Budget(), None, None, 0.0) == "not_predicted"
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------
@@ -383,6 +383,6 @@ def test_the_difference_of_the_same_samples_is_paired():
 
 def test_a_verdict_needs_no_run_to_be_told():
     verdict = Verdict(name="structured-0.7+recovered", kept=False, reason="untrained", latency=0.001, faster=3.0)
-    assert shrinking.title(verdict.name) == "pruned 70%, recovered"
-    assert shrinking.verdict_text(verdict) == "dropped: too slow (not trained)"
-    assert "no space" in shrinking.verdict_text(dataclasses.replace(verdict, reason="There is no space."))
+    assert _telling.title(verdict.name) == "pruned 70%, recovered"
+    assert _telling.verdict_text(verdict) == "dropped: too slow (not trained)"
+    assert "no space" in _telling.verdict_text(dataclasses.replace(verdict, reason="There is no space."))

@@ -63,9 +63,11 @@ def _applied(options: argparse.Namespace, console: Terminal) -> Any:
     """DATA is a run, and the recipe its own with the fix of a finding; what else was said goes before both."""
     from fromzero.diagnosing import apply
 
-    if options.data is None:
+    if options.data is None or options.plan or options.folds or options.target is not None:
         raise UsageError("apply_needs_run")
-    words = _words.given(options, "model", "imgsz", "seq")
+    words = {**_words.given(options, "model", "imgsz", "seq"), "track": options.track}
+    if options.device != "auto":
+        words["device"] = options.device
     return apply(Path(options.data), options.apply, output=options.output, console=console, **words)
 
 

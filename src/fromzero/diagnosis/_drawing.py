@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fromzero.language import say
-from fromzero.pictures import ACCENT, INK, PANEL, SECOND, plain, subplots
+from fromzero.pictures import ACCENT, INK, PANEL, SECOND, lines, plain, subplots
 
 MOST_BARS = 40  # of a deep network's layers every second or third is left out
 
@@ -36,6 +36,16 @@ def bars(
     axes.margins(x=0.15)
     axes.set_title(title)
     return plain(figure, axes)
+
+
+def losses(rows: Sequence[Mapping[str, float]]) -> bytes:
+    """Training and validation loss over the epochs."""
+    epochs = [each["epoch"] for each in rows]
+    series = {
+        say("diagnose.draw.training"): (epochs, [each["train_loss"] for each in rows]),
+        say("diagnose.draw.validation"): (epochs, [each["val_loss"] for each in rows]),
+    }
+    return lines(say("diagnose.draw.loss"), say("diagnose.draw.epoch"), series)
 
 
 def range_test(rates: Sequence[float], losses: Sequence[float], marks: Mapping[str, float]) -> bytes:

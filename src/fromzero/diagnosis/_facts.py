@@ -124,7 +124,7 @@ class Facts:
     @property
     def from_scratch(self) -> bool:
         """Whether the seed says what the weights were before the first step."""
-        return not self.recipe.pretrained and self.recipe.init != "cooccurrence"
+        return not self.recipe.filled
 
     # --- the data -----------------------------------------------------------------------------------------------------
 

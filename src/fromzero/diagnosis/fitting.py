@@ -7,19 +7,16 @@ from typing import Any
 
 from fromzero import pictures
 from fromzero.diagnosis import Finding
+from fromzero.diagnosis import _drawing as drawing
 from fromzero.diagnosis._facts import Facts
 from fromzero.improving import RULES, learning_more, regularised
 from fromzero.language import say
 
 CODES = ("overfitting", "underfitting", "too_few_samples")
 
-AHEAD = (
-    0.05  # accuracy on training rows above that on validation rows, beyond the 95 % noise of both: five in a hundred
-)
+AHEAD = 0.05  # accuracy on training rows above that on validation rows, beyond the 95 % noise of both
 BEHIND = 0.05  # the same of training rows below what a quick judge reaches on rows it never saw
-STRONG = (
-    0.3  # dropout, weight decay, smoothing or mixing beyond which a model may be held back on purpose or by mistake
-)
+STRONG = 0.3  # dropout, weight decay or smoothing beyond which a model may be held back
 MORE = 4  # times the epochs, where nothing holds the model back but time
 FEW = 50  # training samples of a class, in the median; with fewer no class has shown its variety
 MIRRORED = 0.8  # of the accuracy; photographs lose less, digits and signs more
@@ -120,9 +117,4 @@ def draw(facts: Facts, finding: Finding) -> bytes:
     if finding.code == "too_few_samples":
         counts, accuracies = zip(*facts.judged.items(), strict=True)
         return pictures.lines(say("diagnose.draw.judged"), say("diagnose.draw.samples"), {"": (counts, accuracies)})
-    epochs = [each["epoch"] for each in facts.rows]
-    series = {
-        say("diagnose.draw.training"): (epochs, [each["train_loss"] for each in facts.rows]),
-        say("diagnose.draw.validation"): (epochs, [each["val_loss"] for each in facts.rows]),
-    }
-    return pictures.lines(say("diagnose.draw.loss"), say("diagnose.draw.epoch"), series)
+    return drawing.losses(facts.rows)

@@ -25,11 +25,11 @@ TRIED = 12  # batches that are looked at
 def find(facts: Facts) -> Iterator[Finding]:
     recipe = facts.recipe
     assert recipe.batch is not None
-    norms = {p: e for p, e in facts.model.named_modules() if isinstance(e, nn.modules.batchnorm._BatchNorm)}
+    norms = _norms(facts)
     learning = [each for each in norms.values() if each.weight is None or each.weight.requires_grad]
     if not learning or recipe.batch > TINY or not facts.learned:
         return
-    noise = _noise(facts, norms)
+    noise = _noise(facts)
     worst = max(noise, key=lambda path: noise[path], default="")
     if not worst or noise[worst] < NOISE:
         return
@@ -44,7 +44,15 @@ def find(facts: Facts) -> Iterator[Finding]:
     yield Finding(code="tiny_batch_norm", strength=strength, evidence=evidence, where=where, words=words)
 
 
-def _noise(facts: Facts, norms: dict[str, Any]) -> dict[str, float]:
+def _norms(facts: Facts) -> dict[str, Any]:
+    return {p: e for p, e in facts.model.named_modules() if isinstance(e, nn.modules.batchnorm._BatchNorm)}
+
+
+def _noise(facts: Facts) -> dict[str, float]:
+    return facts.once("noise of norms", lambda: _measured(facts, _norms(facts)))
+
+
+def _measured(facts: Facts, norms: dict[str, Any]) -> dict[str, float]:
     """By layer, in batches as they are in training: how far the means of one channel lie apart, in its own standard
     deviations; the median over the channels."""
     batch = facts.recipe.batch
@@ -76,6 +84,5 @@ def _noise(facts: Facts, norms: dict[str, Any]) -> dict[str, float]:
 
 
 def draw(facts: Facts, finding: Finding) -> bytes:
-    norms = {p: e for p, e in facts.model.named_modules() if isinstance(e, nn.modules.batchnorm._BatchNorm)}
-    noise = _noise(facts, norms)
+    noise = _noise(facts)
     return drawing.bars(say("diagnose.draw.noise"), list(noise), list(noise.values()), marked=finding.where)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fromzero import pictures
 from fromzero.diagnosis import Finding
 from fromzero.diagnosis import _drawing as drawing
 from fromzero.diagnosis._facts import Facts
@@ -117,11 +116,6 @@ def _losses(facts: Facts) -> dict[str, float]:
 def draw(facts: Facts, finding: Finding) -> bytes:
     found: Found | None = facts.found if finding.code != "learning_rate_noisy" else None
     if found is None or not found.rates:
-        epochs = [each["epoch"] for each in facts.rows]
-        series = {
-            say("diagnose.draw.training"): (epochs, [each["train_loss"] for each in facts.rows]),
-            say("diagnose.draw.validation"): (epochs, [each["val_loss"] for each in facts.rows]),
-        }
-        return pictures.lines(say("diagnose.draw.loss"), say("diagnose.draw.epoch"), series)
+        return drawing.losses(facts.rows)
     marks = {say("diagnose.draw.this_run"): _rate(facts), say("diagnose.draw.better"): _better(facts)}
     return drawing.range_test(found.rates, found.smoothed, marks)

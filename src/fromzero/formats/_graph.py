@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fromzero.errors import FromzeroError, MissingPackage
-from fromzero.records import Preprocessing, Tokens, to_json
+from fromzero.records import to_json
+from fromzero.runtimes._artifact import INPUTS
 
 BATCH = "batch"
 LENGTH = "length"
@@ -20,8 +21,7 @@ LENGTH = "length"
 
 def names(module: Any, how: Any) -> tuple[str, str]:
     """How input and output are called."""
-    given = {Preprocessing: "pixels", Tokens: "tokens"}.get(type(how), "rows")
-    return given, "logits" if module.language else "scores"
+    return INPUTS[type(how).__name__][0], "logits" if module.language else "scores"
 
 
 def dynamic(module: Any) -> tuple[dict[int, Any], ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fromzero.formats._graph import write_onnx
 
-EXTRA = "export"
+PACKAGES = ("torch", "onnx")
 TASKS = ("image", "custom", "text", "table", "lm")
 LIMITS = "float"
 FILE = "model.onnx"

@@ -10,7 +10,7 @@ from fromzero.formats._graph import names, not_exportable, write_onnx
 from fromzero.models.deploy import example
 from fromzero.runtimes import tensorrt_runtime
 
-EXTRA = "tensorrt"
+PACKAGES = ("torch", "onnx", "tensorrt")
 TASKS = ("image", "custom", "text", "table")
 LIMITS = "tf32"
 FILE = "model.onnx"

@@ -10,7 +10,7 @@ from typing import Any
 from fromzero.errors import MissingPackage
 from fromzero.formats._graph import drawing
 
-EXTRA = "tflite"
+PACKAGES = ("torch", "litert-torch")
 TASKS = ("image", "custom", "text", "table")
 LIMITS = "float"
 FILE = "model.tflite"
@@ -24,7 +24,7 @@ def write(module: Any, how: Any, labels: tuple[str, ...], folder: Path) -> str:
     try:
         import litert_torch
     except ImportError as error:
-        raise MissingPackage(error.name or "litert_torch", EXTRA) from error
+        raise MissingPackage(error.name or "litert_torch", "tflite") from error
     with drawing("TFLite"):
         litert_torch.convert(module, (example(how, batch=1),)).export(str(folder / FILE))
     return FILE

@@ -7,7 +7,7 @@ from typing import Any
 
 from fromzero.formats._graph import drawing, dynamic
 
-EXTRA = "train"
+PACKAGES = ("torch",)
 TASKS = ("image", "custom", "text", "table", "lm")
 LIMITS = "float"
 FILE = "model.pt2"

@@ -71,8 +71,8 @@ class Steps:
     def entered(self, raw: list[Batch]) -> list[Batch]:
         """The same on the device, as the learner takes them."""
         job = self.job
-        made = [training.entered(each, job.entry, job.recipe, job.engine.device) for each in raw]
-        return made if job.teacher is None else [training.with_teacher(job, each) for each in made]
+        made = (training.entered(each, job.entry, job.recipe, job.engine.device) for each in raw)
+        return [training.with_teacher(job, each) for each in made]
 
     def run(self, parts: list[Batch]) -> None:
         training.stepped(self.job, parts)
@@ -145,9 +145,8 @@ def batch_of(job: training.Job) -> list[tuple[int, int]]:
 @contextlib.contextmanager
 def marked(job: training.Job, mark: Mark) -> Iterator[None]:
     """Within it, every phase of a step runs inside `mark(phase)`."""
-    learner = job.learner if job.compiled is None else job.compiled
     wrapped = [
-        (learner, "forward", "forward"),
+        (job.learner, "forward", "forward"),
         (job.engine, "backward", "backward"),
         (job.engine, "clip_grad_norm_", "clip"),
         (job.optimizer, "step", "optimizer"),

@@ -22,10 +22,9 @@ TOP = 12  # operators and functions that are told
 
 
 def profile(path: Path | str, seconds: float = 4.0, console: Console | None = None) -> Profile:
-    """The steps of a run, on its own data and with its own recipe, measured here and now, about
-    `seconds` long in each of five ways. The run is not changed;
-    `profile/` in its folder gets the trace, the flame graph and the pictures. Raises RunError, UsageError for a run of
-    several cards, DiskError."""
+    """The steps of a run, on its own data and with its own recipe, measured here and now, about `seconds` long in each
+    of five ways. The run is not changed; `profile/` in its folder gets the trace, the flame graph and the pictures.
+    Raises RunError, UsageError for a run of several cards, DiskError."""
     console = console or Console()
     run = Run(Path(path))
     plan, folder = run.plan(), run.path / "profile"

@@ -23,6 +23,11 @@ class Classifier(Protocol):
     task: str  # a file of tasks/
     preprocessing: Any  # the record that `data.inputs.prepared` takes
 
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu", "cuda" or "tensorrt"."""
+        ...
+
     def scores(self, batch: np.ndarray) -> np.ndarray:
         """Samples as `data.inputs.prepared` makes them, stacked - uint8 (N, size, size, channels) for pictures, int64
         (N, length) for texts, float32 (N, values) or (N, window, values) for tables -> float32 (N, classes), each row a

@@ -20,12 +20,15 @@ class TorchClassifier:
     ) -> None:
         self.name, self.labels, self.preprocessing, self.module, self.task = name, labels, preprocessing, module, task
 
+    @property
+    def device(self) -> str:
+        return str(next(self.module.parameters()).device.type)
+
     def scores(self, batch: np.ndarray) -> np.ndarray:
         import torch
 
-        device = next(self.module.parameters()).device
         with torch.inference_mode():
-            answer = self.module(torch.tensor(batch, device=device))
+            answer = self.module(torch.tensor(batch, device=self.device))
             return (torch.softmax(answer, -1) if self.task == "lm" else answer).cpu().numpy()
 
 

@@ -18,6 +18,8 @@ DEVICES = ("auto", "cpu", "cuda")
 class LiteClassifier:
     """A Classifier over an interpreter, which holds one sample at a time: callers take turns."""
 
+    device = "cpu"
+
     def __init__(self, about: Description, interpreter: Any) -> None:
         self.name, self.labels, self.task = about.model, about.labels, about.task
         self.preprocessing = about.preprocessing

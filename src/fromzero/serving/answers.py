@@ -13,15 +13,15 @@ from starlette.types import Scope
 
 from fromzero import language as speech
 from fromzero.errors import FromzeroError
+from fromzero.predicting import ranked
 from fromzero.serving import openapi
 
 TOP = 5
 
 
 def predictions(labels: Sequence[str], scores: np.ndarray) -> list[dict[str, Any]]:
-    """The best classes, most probable first, as `predicting.ranked` has them."""
-    order = np.argsort(-scores, kind="stable")[:TOP].tolist()
-    return [{"label": labels[each], "score": float(scores[each])} for each in order]
+    """The best classes, most probable first."""
+    return [vars(each) for each in ranked(labels, scores, TOP)]
 
 
 def refusal(status: int, error: FromzeroError, spoken: str, headers: Mapping[str, str] | None = None) -> Response:

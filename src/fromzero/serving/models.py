@@ -42,7 +42,7 @@ class Hosted:
 
     @property
     def task(self) -> str:
-        return samples.task_of(self.classifier)
+        return self.classifier.task
 
     def record(self) -> dict[str, Any]:
         """What `GET /models` tells."""
@@ -84,7 +84,7 @@ def hosted(name: str, source: Classifier | Opened | Path, workers: Workers) -> H
     if isinstance(source, Opened):
         path, version, source = source.path, source.version, source.classifier
     # On a CPU each thread runs its own sample; a card runs one batch at a time.
-    slots = workers.threads if getattr(source, "device", "cpu") == "cpu" else 1
+    slots = workers.threads if source.device == "cpu" else 1
     return Hosted(name, source, Lane(source.scores, slots), path, version)
 
 

@@ -50,7 +50,7 @@ class Reading:
 
     def __call__(self) -> list[np.ndarray | FromzeroError]:
         """Raises UsageError for a body that is no request."""
-        task = task_of(self.classifier)
+        task = self.classifier.task
         self.samples = _rows(task, self.body) if task in FIELDS else _pictures(self.content_type, self.body)
         how = self.classifier.preprocessing
         return [_input(each, how, name or self.unnamed) for name, each in zip(*self._pairs(), strict=True)]
@@ -58,10 +58,6 @@ class Reading:
     def _pairs(self) -> tuple[list[str], list[Any]]:
         assert self.samples is not None
         return self.samples.names, self.samples.given
-
-
-def task_of(classifier: Classifier) -> str:
-    return getattr(classifier, "task", "image")
 
 
 def _pictures(content_type: str, body: bytes) -> Samples:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -18,9 +17,8 @@ from fromzero import tasks
 from fromzero.errors import MissingPackage
 from fromzero.files import write_json
 from fromzero.runs import Run
+from fromzero.runtimes._artifact import DESCRIPTION, digest
 from fromzero.training import data_of
-
-DESCRIPTION = "artifact.json"
 
 
 def about(artifact: Path) -> dict[str, Any]:
@@ -43,7 +41,7 @@ def derived(source: Path, folder: Path, model: Any, quantised: str) -> None:
     described = about(source)
     path = beside / described["file"]
     onnx.save(model, path)
-    described["sha256"][described["file"]] = hashlib.sha256(path.read_bytes()).hexdigest()
+    described["sha256"][described["file"]] = digest(path)
     described.pop("parity", None)
     write_json(beside / DESCRIPTION, {**described, "quantised": quantised})
     os.replace(beside, folder)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fromzero.machine.process import usable_cores
+from fromzero.runtimes._sessions import session
 
 BLOCK = 8  # answers in a row: a service runs one model, whose weights stay in the cache
 ROUNDS = 100  # of so many answers of both
@@ -72,7 +72,7 @@ def latencies(original: Path, candidate: Path, sample: np.ndarray, threads: int)
 
 
 def _latency(original: Path, candidate: Path, sample: np.ndarray, threads: int) -> Latency:
-    sessions = [session(each, threads) for each in (original, candidate)]
+    sessions = [session(each, "cpu", threads) for each in (original, candidate)]
     rounds: list[list[list[float]]] = []  # of both models
     began = time.perf_counter()
     while len(rounds) < ROUNDS and (len(rounds) < LEAST_ROUNDS or time.perf_counter() - began < LONGEST):
@@ -94,24 +94,13 @@ def _answered(opened: Any, sample: np.ndarray) -> list[float]:
     return found
 
 
-def session(model: Path, threads: int) -> Any:
-    """An ONNX Runtime session on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-
-
 def answer(session: Any, batch: np.ndarray) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: batch})[0]
 
 
 def scores(model: Path, batches: Sequence[np.ndarray]) -> np.ndarray:
     """What a model answers to samples, (N, classes)."""
-    opened = session(model, usable_cores())
+    opened = session(model, "cpu")
     return np.concatenate([answer(opened, each) for each in batches])
 
 
@@ -155,7 +144,7 @@ def _held(model: str, sample: str) -> None:
 
     given, before = np.load(sample), settled_bytes()
     peak = PeakMemory(interval=0.002).start()
-    opened = session(Path(model), usable_cores())
+    opened = session(Path(model), "cpu")
     for _ in range(2 * BLOCK):
         answer(opened, given)
     print(max(0, peak.stop() - before))
