@@ -39,6 +39,7 @@ MODELS = {
     "transformer": "text",
     "rnn": "text",
     "rnn-gru": "text",
+    "rnn-wide": "text",
     "hf:bert": "text",
     "mlp": "table",
     "ft-transformer": "table",

@@ -26,7 +26,7 @@ from fromzero.terminal import Terminal
 words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 words.add_argument("data", nargs="?", default="data/chinese-reviews/chinese-reviews.cleaned.csv")
 words.add_argument("--output", default="runs/chinese-reviews")
-words.add_argument("--model", default="rnn", help="rnn, rnn-gru, rnn-plain or transformer")
+words.add_argument("--model", default="rnn-wide", help="rnn-wide, rnn, rnn-gru, rnn-plain or transformer")
 words.add_argument("--epochs", type=int, default=5)
 words.add_argument("--lr", type=float, default=2e-3)
 words.add_argument("--dropout", type=float, default=0.5)

@@ -8,11 +8,12 @@ import torch
 from fromzero.models.build import build, task_of
 from fromzero.models.rnn import Rnn
 from fromzero.models.transformer import PADDING, Gpt, Transformer, masked_mean
+from fromzero.models.wide import Wide
 from fromzero.planning import plan
 from fromzero.records import Recipe
 from fromzero.tasks import lm, text
 
-CLASSIFIERS = ("rnn", "rnn-gru", "rnn-plain", "transformer")
+CLASSIFIERS = ("rnn", "rnn-gru", "rnn-plain", "rnn-wide", "transformer")
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +101,29 @@ def test_a_recurrent_network_reads_in_both_directions():
 def test_a_vocabulary_of_the_data_s_own():
     assert build("gpt", 0, 0, 0, vocabulary=50)(torch.zeros(1, 4, dtype=torch.long)).shape == (1, 4, 50)
     assert build("rnn", 2, 0, 0, vocabulary=50).embedding.num_embeddings == 50
+
+
+def test_pairs_of_words_count_in_their_order_and_without_padding():
+    wide = Wide(3, PADDING)
+    tokens = torch.tensor([[5, 9, 7, 8]])
+    assert (wide(tokens) == 0).all()
+    torch.nn.init.normal_(wide.rows.weight)
+    padded = torch.nn.functional.pad(tokens, (0, 6), value=PADDING)
+    torch.testing.assert_close(wide(padded), wide(tokens))
+    assert not torch.allclose(wide(tokens.flip(1)), wide(tokens))  # the same words, other pairs
+
+
+def test_what_only_pairs_tell_is_learnt_beside_the_network():
+    """Which of two words comes first."""
+    wide = Wide(2, PADDING)
+    rng = torch.Generator().manual_seed(0)
+    tokens = torch.randint(3, 20, (1200, 12), generator=rng)
+    answers = torch.randint(0, 2, (1200,), generator=rng)
+    tokens[:, 4], tokens[:, 5] = 51 + answers, 52 - answers  # the same two words in one order or the other
+    optimizer = torch.optim.Adam(wide.parameters(), lr=0.01)
+    for _ in range(30):
+        loss = torch.nn.functional.cross_entropy(wide(tokens[:1000]), answers[:1000])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (wide(tokens[1000:]).argmax(1) == answers[1000:]).float().mean() > 0.9

@@ -63,6 +63,7 @@ def measured_peak(workload: Workload, recipe: Recipe, batch: int) -> int:
         ("rnn", (64,), 16),
         ("rnn-gru", (64,), 16),
         ("rnn-plain", (64,), 16),
+        ("rnn-wide", (64,), 16),
         ("transformer", (64,), 16),
         ("gpt", (32,), 8),
     ],

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fromzero.models.transformer import DROPOUT, PADDING, VOCABULARY, masked_mean
+from fromzero.models.wide import Wide
 
 CELLS: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU, "plain": nn.RNN}
 
@@ -15,14 +16,17 @@ CELLS: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU, "plain": nn.RNN}
 class Rnn(nn.Module):
     """Tokens (N, length) -> logits (N, classes): reads the text in both directions, each from its own first word, and
     takes the mean and the maximum of what it remembers at each token that is not padding. About 1.3 million parameters
-    with LSTM cells, most of them the embedding."""
+    with LSTM cells, most of them the embedding. `wide`: with a linear classifier of pairs of words beside it."""
 
-    def __init__(self, classes: int, cell: str = "lstm", vocabulary: int = VOCABULARY, width: int = 128) -> None:
+    def __init__(
+        self, classes: int, cell: str = "lstm", vocabulary: int = VOCABULARY, width: int = 128, wide: bool = False
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=PADDING)
         self.dropout = nn.Dropout(DROPOUT)
         self.forth, self.back = (CELLS[cell](width, width, batch_first=True) for _ in range(2))
         self.head = nn.Linear(4 * width, classes)
+        self.wide = Wide(classes, PADDING) if wide else None
 
     def get_classifier(self) -> nn.Module:
         return self.head
@@ -35,7 +39,8 @@ class Rnn(nn.Module):
         remembered = torch.cat([forth, _taken(back, turned)], -1)
         # What cells remember lies between -1 and 1: padding is never the strongest.
         strongest = remembered.masked_fill(~seen[..., None], -1).max(1).values
-        return self.head(self.dropout(torch.cat([masked_mean(remembered, seen), strongest], -1)))
+        logits = self.head(self.dropout(torch.cat([masked_mean(remembered, seen), strongest], -1)))
+        return logits if self.wide is None else logits + self.wide(tokens)
 
 
 def _turned(seen: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 PREFIX = ""
-_TASKS = {"cnn": "image", "rnn": "text", "rnn-gru": "text", "rnn-plain": "text", "transformer": "text", "gpt": "lm"}
+_CELLS = {"rnn": "lstm", "rnn-gru": "gru", "rnn-plain": "plain", "rnn-wide": "lstm"}
+_TASKS = {"cnn": "image", **dict.fromkeys(_CELLS, "text"), "transformer": "text", "gpt": "lm"}
 
 
 def names() -> list[str]:
@@ -32,7 +33,7 @@ def build(name: str, classes: int, channels: int, size: int, *, vocabulary: int 
         return Gpt(tokens)
     if name == "transformer":
         return Transformer(classes, tokens)
-    return Rnn(classes, name.partition("-")[2] or "lstm", tokens)
+    return Rnn(classes, _CELLS[name], tokens, wide=name == "rnn-wide")
 
 
 def normalisation(name: str) -> dict[str, Any] | None:
