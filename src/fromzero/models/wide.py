@@ -1,5 +1,5 @@
-"""A linear classifier of single tokens and pairs of neighbours, to stand beside a network that reads (Cheng et al. 2016,
-"Wide & Deep"): rare pairs of words tell much about a class, and no small network learns them by reading."""
+"""A linear classifier of single tokens and pairs of neighbours, to stand beside a network that reads ("Wide & Deep",
+Cheng et al. 2016): rare pairs of words tell much about a class, and no small network learns them by reading."""
 
 from __future__ import annotations
 
