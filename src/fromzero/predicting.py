@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import heapq
 import importlib
 import json
 import pkgutil
@@ -81,8 +82,9 @@ def classify(classifier: Classifier, given: Any, top: int = 5) -> list[Predictio
 
 def ranked(labels: Sequence[str], scores: np.ndarray, top: int = 5) -> list[Prediction]:
     """Scores (classes,) as predictions, most probable first."""
-    order = np.argsort(-scores, kind="stable")[:top]
-    return [Prediction(label=labels[each], score=float(scores[each])) for each in order]
+    values = scores.tolist()  # numpy's sorting lets Python's lock go, which a busy service then waits for
+    order = heapq.nlargest(top, range(len(values)), key=values.__getitem__)
+    return [Prediction(label=labels[each], score=values[each]) for each in order]
 
 
 def open_classifier(path: Path | str, device: str = "auto", threads: int | None = None) -> Classifier:

@@ -31,7 +31,7 @@ from fromzero.records import Preprocessing
 from fromzero.serving import openapi, uploads
 from fromzero.serving.answers import accepted
 from fromzero.serving.app import application
-from fromzero.serving.server import JsonLines, serve
+from fromzero.serving.server import JsonLines, Together, serve
 
 SIZE = 16
 
@@ -469,3 +469,23 @@ def test_unusable_addresses(artifact, where, code):
     with pytest.raises(UsageError) as caught:
         serve(artifact, **where)
     assert caught.value.code == code
+
+
+def test_lines_are_written_together_and_warnings_at_once(capsys):
+    handler = Together()
+    handler.setFormatter(JsonLines())
+    said = logging.Logger("said")
+    said.addHandler(handler)
+    for number in range(3):
+        said.info("request", extra={"fields": {"number": number}})
+    assert capsys.readouterr().err == ""
+    said.warning("late")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [each.get("number") for each in lines] == [0, 1, 2, None]  # in order, none twice
+    said.info("request")
+    over = time.monotonic() + 10
+    written = ""
+    while not written and time.monotonic() < over:
+        time.sleep(0.02)
+        written = capsys.readouterr().err
+    assert json.loads(written)["event"] == "request"

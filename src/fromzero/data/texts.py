@@ -30,7 +30,7 @@ from fromzero.terminal import Console
 PLAIN = "plain"
 ANSWER = "assistant:\n"
 IGNORED = -100  # a target that counts for nothing: PyTorch's own
-MEASURED_LOGITS = 1 << 26  # of a batch that is measured: 256 MB as fp32
+MEASURED_LOGITS = 1 << 24  # of a batch that is measured: 64 MB as fp32, thrice, which a step of training takes too
 BUCKETS = 50  # batches whose texts are sorted by length together
 ERASED = 0.1  # of the tokens: random deletion (Wei and Zou 2019)
 STEP = 8  # lengths of batches are multiples of it: kernels are made for a few sizes, not for every one

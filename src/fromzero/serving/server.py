@@ -26,6 +26,7 @@ BACKLOG = 2048
 # A client may send its next request just as an idle connection is closed, and then loses it: seldom enough if idle
 # connections live longer than most pools keep them. uvicorn's own 5 s lost 1 request in 200 of a bursty client.
 KEEP_ALIVE = 75
+LOG_SECONDS = 0.1  # lines wait for others to be written with
 
 
 def serve(
@@ -205,12 +206,48 @@ def _returning_from_signals(exchange: Callable[[], None]) -> Iterator[None]:
 
 
 def _log_to_stderr(quiet: bool) -> None:
-    handler = logging.StreamHandler()
+    handler = Together()
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("fromzero.serving").setLevel(logging.ERROR if quiet else logging.INFO)
     for name in ("python_multipart", "PIL"):  # they warn of what the client sent: the access log has its status
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class Together(logging.StreamHandler):
+    """Lines go out together, a moment later and on a thread of their own; from warnings on at once. A write for each
+    request would give up Python's lock each time, and then wait for it behind the threads that answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[str] = []
+        self._due = threading.Event()
+        threading.Thread(target=self._write_later, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+        except Exception:  # as every handler does
+            self.handleError(record)
+        if record.levelno >= logging.WARNING:
+            self.flush()
+        elif not self._due.is_set():
+            self._due.set()
+
+    def flush(self) -> None:
+        self.acquire()
+        lines, self._lines = self._lines, []
+        self.release()
+        if lines:  # written without the lock: who reads them may be slow
+            self.stream.write("".join(lines))
+            self.stream.flush()
+
+    def _write_later(self) -> None:
+        while self._due.wait():
+            time.sleep(LOG_SECONDS)
+            self._due.clear()
+            with contextlib.suppress(OSError, ValueError):  # whoever read them has gone
+                self.flush()
 
 
 class JsonLines(logging.Formatter):
