@@ -169,7 +169,8 @@ def apply(
         raise RunError("finding_not_applicable", path=source.path, finding=code)
     record = source.record()
     device = "cpu" if record.get("device") == "cpu" else "auto"
-    changed = {"device": device, **words_of(source.plan()), **finding.words, **words}
+    resize = getattr(source.preprocessing(), "resize", None)
+    changed = {"device": device, "resize": resize, **words_of(source.plan()), **finding.words, **words}
     if "model" in finding.words:  # what belonged to the other network
         changed = {name: value for name, value in changed.items() if name not in ("lr", "dropout", "pretrained")}
     os.environ.update(finding.environment)

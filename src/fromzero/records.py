@@ -21,6 +21,7 @@ CLASS_WEIGHTS = ("none", "balanced", "effective")
 SAMPLINGS = ("natural", "balanced", "sqrt")
 ATTENTIONS = ("auto", "math", "efficient", "flash")
 ZERO_GRADS = ("start", "before-backward", "after-step")
+RESIZES = ("crop", "pad")
 AUGMENTATIONS = ("auto", "none", "shift-flip", "rotate", "crop-flip", "colour", "randaugment", "erase")
 MIXES = ("none", "mixup", "cutmix")
 POLICIES = (*AUGMENTATIONS[1:], *MIXES[1:])  # what can be drawn of both
@@ -293,14 +294,16 @@ class Choice:
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """How a picture becomes the network's input, in training, evaluation, export and serving alike: upright, `channels`
-    colours, the centre square of `crop` times the shorter side resized to `size` x `size` (antialiased bilinear; a
-    picture of that size already is taken as it is), then (pixel / 255 - mean) / std for each channel."""
+    colours, then a square of `size` x `size` (antialiased bilinear; a picture of that size already is taken as it is),
+    then (pixel / 255 - mean) / std for each channel. By `resize` the square is the middle of the picture, `crop` times
+    its shorter side ("crop"), or the whole picture with white beside it ("pad", where `crop` is 1)."""
 
     size: int
     channels: int
     crop: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: str = "crop"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,7 @@ def train(
     model: str | None = None,
     output: Path | str | None = None,
     imgsz: int | None = None,
+    resize: str | None = None,
     seq: int | None = None,
     batch: int | str | None = None,
     device: str = "auto",
@@ -82,7 +83,7 @@ def train(
             known = ", ".join(("none", *task.VARIATIONS))
             raise UsageError("no_such_variation", flag=f"--{word} {recipe[word]}", model=model, known=known)
     pretrained = recipe.get("pretrained")
-    words = {"imgsz": imgsz, "seq": seq, "pretrained": pretrained}
+    words = {"imgsz": imgsz, "resize": resize, "seq": seq, "pretrained": pretrained}
     if recipe.get("teacher"):
         recipe["teacher"] = str(Path(recipe["teacher"]).resolve())
         preprocessing = _taught_how(Path(recipe["teacher"]), manifest, workload_task, console)

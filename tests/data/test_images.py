@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fromzero.data import images
-from fromzero.data.images import decode, pixels
+from fromzero.data.images import decode, pixels, prepared
 from fromzero.errors import UnreadableImage
 from fromzero.records import Preprocessing
 
@@ -274,3 +274,18 @@ def test_a_grey_picture_fills_three_channels():
 def test_strips_stay_small(size):
     picture = decode(encoded(Image.new("RGB", size, (10, 20, 30))))
     assert np.array_equal(np.unique(pixels(picture, how(224, crop=0.875)).reshape(-1, 3), axis=0), [[10, 20, 30]])
+
+
+@pytest.mark.parametrize("size", [(40, 10), (10, 40), (1, 3000), (16, 16)])
+def test_padding_keeps_the_whole_picture_in_the_middle_of_white(size, tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGBA", size, (0, 0, 200, 255)).save(path)
+    how = Preprocessing(size=16, channels=3, crop=1.0, mean=(0.0,) * 3, std=(1.0,) * 3, resize="pad")
+    made = prepared(path, how)
+    assert made.shape == (16, 16, 3)
+    ink = (made[..., 0] < 128).nonzero()
+    height, width = (int(np.ptp(each)) + 1 for each in ink)
+    assert (width, height) == tuple(max(1, round(each * 16 / max(size))) for each in size)
+    middle = [(each.min() + each.max()) / 2 for each in ink]
+    assert all(abs(each - 7.5) <= 0.5 for each in middle)
+    assert (np.delete(made.reshape(-1, 3), np.flatnonzero(made[..., 0] < 128), axis=0) == 255).all()

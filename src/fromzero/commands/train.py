@@ -10,6 +10,7 @@ from typing import Any
 from fromzero.commands import _words
 from fromzero.errors import UsageError
 from fromzero.language import say
+from fromzero.records import RESIZES
 from fromzero.terminal import Terminal
 
 
@@ -21,6 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help=say("flag.model"))
     parser.add_argument("--output", type=Path, help=say("flag.run_output"))
     parser.add_argument("--imgsz", type=_words.within(int, 1), help=say("flag.imgsz"))
+    parser.add_argument("--resize", choices=RESIZES, help=say("flag.resize"))
     parser.add_argument("--seq", type=_words.within(int, 1), help=say("flag.seq"))
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help=say("flag.device"))
     parser.add_argument("--folds", type=_words.within(int, 2), metavar="N", help=say("flag.folds"))
@@ -43,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.resume is not None:
         done = resume(options.resume, console)
     else:
-        words = {**_from_plan(options.plan), **_words.given(options, "model", "imgsz", "seq")}
+        words = {**_from_plan(options.plan), **_words.given(options, "model", "imgsz", "resize", "seq")}
         words |= {"output": options.output, "device": options.device, "track": options.track}
         if options.folds and options.target is not None:
             raise UsageError("target_or_folds")
@@ -65,7 +67,7 @@ def _applied(options: argparse.Namespace, console: Terminal) -> Any:
 
     if options.data is None or options.plan or options.folds or options.target is not None:
         raise UsageError("apply_needs_run")
-    words = {**_words.given(options, "model", "imgsz", "seq"), "track": options.track}
+    words = {**_words.given(options, "model", "imgsz", "resize", "seq"), "track": options.track}
     if options.device != "auto":
         words["device"] = options.device
     return apply(Path(options.data), options.apply, output=options.output, console=console, **words)

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from fromzero.data.images import array_of, prepared, size_of
+from fromzero.data.images import array_of, decode, pixels, prepared, size_of
 from fromzero.records import Preprocessing
 
 GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # what red, green and blue give to brightness (ITU-R BT.601)
@@ -19,6 +20,7 @@ TURN = 10.0  # degrees: more makes a 6 of a 9's neighbour, and a shirt fall over
 ERASED, ERASED_SHAPE, ERASE_CHANCE = (0.02, 0.33), (0.3, 1 / 0.3), 0.5  # share, height to width (Zhong et al. 2020)
 RAND_OPERATIONS, RAND_MAGNITUDE = 2, 9 / 30  # of the scale's end (Cubuk et al. 2020; the usual setting for ResNets)
 FILL = 128  # what a turned or sheared photo shows beyond its edge
+LARGER = 1.5  # a padded picture's side, in the model's, before a part of it is taken
 
 
 def shift_flip(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -138,7 +140,10 @@ def crop_flip(content: bytes, how: Preprocessing, rng: np.random.Generator, name
 
     The part is drawn before the picture is decoded, so that a large JPEG is decoded no larger than the part needs."""
     size = size_of(content)
-    if size is None:
+    if how.resize == "pad":
+        array = pixels(decode(content, name), replace(how, size=round(LARGER * how.size)))
+        box = random_box((len(array), len(array)), rng)
+    elif size is None:
         array = array_of(content, name, how.channels)
         box = random_box((array.shape[1], array.shape[0]), rng)
     else:

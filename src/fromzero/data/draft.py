@@ -19,11 +19,13 @@ def shorter_side(manifest: Manifest) -> float:
     return float(np.median(np.minimum(manifest["width"][good], manifest["height"][good])))
 
 
-def draft(manifest: Manifest, size: int | None = None) -> Preprocessing:
+def draft(manifest: Manifest, size: int | None = None, resize: str = "crop") -> Preprocessing:
     """The pictures' own preprocessing at `size` (None: the pictures' own up to LARGEST_SIDE, in fours), not normalised
-    yet."""
+    yet; `resize` is one of `RESIZES`."""
     side = shorter_side(manifest)
     size = size or max(LEAST_SIDE, min(LARGEST_SIDE, math.ceil(side / 4) * 4))
     channels = 1 if bool(manifest["grey"][manifest.good()].all()) else 3
-    crop = 1.0 if side < 1.5 * size else 0.875
-    return Preprocessing(size=size, channels=channels, crop=crop, mean=(0.0,) * channels, std=(1.0,) * channels)
+    crop = 1.0 if resize == "pad" or side < 1.5 * size else 0.875
+    return Preprocessing(
+        size=size, channels=channels, crop=crop, mean=(0.0,) * channels, std=(1.0,) * channels, resize=resize
+    )

@@ -172,7 +172,9 @@ def size_of(content: bytes) -> tuple[int, int] | None:
 def pixels(picture: Image.Image, how: Preprocessing) -> np.ndarray:
     """The picture resized and cropped as `how` says: uint8, (size, size, channels)."""
     picture = picture.convert("L" if how.channels == 1 else "RGB")
-    if picture.size != (how.size, how.size):
+    if how.resize == "pad":
+        picture = padded(picture, how.size)
+    elif picture.size != (how.size, how.size):
         # Only the square that stays is resized: a strip of 1 x 60000 pixels must not become 224 x 13 million.
         width, height = picture.size
         side = how.crop * min(width, height)
@@ -180,3 +182,15 @@ def pixels(picture: Image.Image, how: Preprocessing) -> np.ndarray:
         box = (left, top, left + side, top + side)
         picture = picture.resize((how.size, how.size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
     return np.asarray(picture, dtype=np.uint8).reshape(how.size, how.size, how.channels)
+
+
+def padded(picture: Image.Image, size: int) -> Image.Image:
+    """The whole picture in the middle of a white square of `size` x `size`."""
+    if picture.size == (size, size):
+        return picture
+    share = size / max(picture.size)
+    width, height = (max(1, round(each * share)) for each in picture.size)
+    square = Image.new(picture.mode, (size, size), "white")
+    small = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    square.paste(small, ((size - width) // 2, (size - height) // 2))
+    return square

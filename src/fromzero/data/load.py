@@ -184,7 +184,7 @@ def keep_decoded(manifest: Manifest, how: Preprocessing, console: Console | None
     if not can_keep(manifest, how):
         return None
     shape = (len(manifest), how.size, how.size, how.channels)
-    key = hashlib.blake2b(repr((shape, how.crop)).encode(), digest_size=8)
+    key = hashlib.blake2b(repr((shape, how.crop, how.resize)).encode(), digest_size=8)
     key.update(manifest["hash"].tobytes())
     path = state_folder(manifest.root) / f"pixels-{key.hexdigest()}.npy"
     if path.is_file():

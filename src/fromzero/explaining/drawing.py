@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fromzero.data.images import decode
+from fromzero.data.images import decode, padded
 from fromzero.language import current, say
 from fromzero.records import Preprocessing
 
@@ -129,6 +129,8 @@ def _seen(source: Path, how: Preprocessing) -> Any:
     from PIL import Image
 
     picture = decode(source)
+    if how.resize == "pad":
+        return padded(picture, SIDE)
     side = min(picture.size) * (1.0 if picture.size == (how.size, how.size) else how.crop)
     left, top = (picture.width - side) / 2, (picture.height - side) / 2
     smooth = Image.Resampling.BILINEAR if side > SIDE / 4 else Image.Resampling.NEAREST  # few pixels stay squares

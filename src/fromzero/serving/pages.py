@@ -37,7 +37,7 @@ def asked_for(how: Any) -> dict[str, Any]:
     """What the upload page asks for, by the record that says how a sample becomes an input: of a picture the part that
     the model sees, of a row its columns with the words that training saw. Sequences of rows are given as JSON."""
     if isinstance(how, Preprocessing):
-        return {"size": how.size, "crop": how.crop}
+        return {"size": how.size, "crop": how.crop, "resize": how.resize}
     if isinstance(how, Columns) and not how.window:
         numbers = [{"name": name} for name, *_ in how.numbers]
         return {"columns": [*numbers, *({"name": name, "words": list(words)} for name, words in how.words)]}

@@ -44,13 +44,14 @@ def preprocessing(
     """Trained weights want what they were trained with; a fresh model takes the data's own size, channels and
     statistics."""
     published = family_of(model).normalisation(model)
-    own = draft(manifest, words.get("imgsz") or (published["size"] if published else None))
+    own = draft(
+        manifest, words.get("imgsz") or (published["size"] if published else None), words.get("resize") or "crop"
+    )
     if own.size < LEAST_SIDE:
         raise UsageError("picture_too_small", size=own.size)
     if words.get("pretrained") and published:
-        return Preprocessing(
-            size=own.size, channels=3, crop=published["crop"], mean=published["mean"], std=published["std"]
-        )
+        crop = own.crop if own.resize == "pad" else published["crop"]
+        return dataclasses.replace(own, channels=3, crop=crop, mean=published["mean"], std=published["std"])
     small = choose(shorter_side(manifest), own.size) in load.ON_ARRAYS
     mean, std = _statistics(manifest, own, console, small=small)
     return dataclasses.replace(own, mean=mean, std=std)
@@ -60,7 +61,7 @@ def _statistics(
     manifest: Manifest, own: Preprocessing, console: Console | None, *, small: bool
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the training pictures' channels: computed once, and kept beside the manifest."""
-    key = f"{own.size}/{own.channels}/{own.crop:g}/{digest(manifest)}"
+    key = f"{own.size}/{own.channels}/{own.crop:g}/{own.resize}/{digest(manifest)}"
     path = state_folder(manifest.root) / "statistics.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         mean, std = json.loads(path.read_text(encoding="utf-8"))[key]
