@@ -211,12 +211,13 @@ def test_a_run_that_ran_away_is_trained_again_with_smaller_steps(data, models, t
 
 
 def test_a_bad_start_is_mended_by_the_start_that_was_measured(data, models, tmp_path):
-    run = train(data, model=f"{models}:plain", output=tmp_path / "run", epochs=3, init="gaussian", **WORDS)
+    run = train(data, model=f"{models}:plain", output=tmp_path / "run", epochs=3, init="gaussian", resize="pad", **WORDS)
     made = diagnose(run.path)
     assert codes(made)[0] == "bad_initialisation"
     told = made.findings[0]
     assert told.finding.words["init"] in ("he", "orthogonal", "xavier") and "--apply bad_initialisation" in told.apply
     again = apply(run.path, "bad_initialisation")
+    assert again.preprocessing() == run.preprocessing() and again.preprocessing().resize == "pad"
     assert again.record()["best"]["val_accuracy"] > run.record()["best"]["val_accuracy"]
     assert not {"bad_initialisation", "vanishing_gradients"} & set(codes(diagnose(again.path)))
 

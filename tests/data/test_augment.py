@@ -225,3 +225,12 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same():
     for seed in range(6):
         one, other = (varied(each, how(128), "crop-flip", np.random.default_rng(seed)) for each in (content, whole))
         assert np.abs(one.astype(int) - other).mean() < 2.5  # of 255; most of it is grain
+
+
+def test_a_part_of_a_padded_picture_may_hold_its_border():
+    file = io.BytesIO()
+    Image.new("RGB", (60, 6), (0, 0, 90)).save(file, "PNG")
+    how = Preprocessing(size=32, channels=3, crop=1.0, mean=(0.0,) * 3, std=(1.0,) * 3, resize="pad")
+    made = [crop_flip(file.getvalue(), how, np.random.default_rng(seed)) for seed in range(6)]
+    assert all(each.shape == (32, 32, 3) and (each == 255).all(axis=2).any() for each in made)
+    assert len({each.tobytes() for each in made}) > 3
