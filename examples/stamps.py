@@ -16,8 +16,8 @@ from fromzero.terminal import Terminal
 words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 words.add_argument("data", nargs="?", default="data/tux-paint-stamps")
 words.add_argument("--output", default="runs/stamps")
-words.add_argument("--imgsz", type=int, default=224)
-words.add_argument("--epochs", type=int, default=12)
+words.add_argument("--imgsz", type=int, default=320)
+words.add_argument("--epochs", type=int, default=14)
 words.add_argument("--seed", type=int, default=0)
 asked = words.parse_args()
 
@@ -25,6 +25,7 @@ common = {
     "model": "tf_efficientnet_lite0",
     "pretrained": "auto",
     "imgsz": asked.imgsz,
+    "resize": "pad",
     "batch": 16,
     "seed": asked.seed,
     "device": "cpu",
@@ -32,7 +33,15 @@ common = {
 }
 recipes = {
     "frozen": {**common, "freeze": "backbone", "augmentation": "none", "epochs": 60, "lr": 5e-3, "patience": 20},
-    "fine-tuned": {**common, "augmentation": "crop-flip", "epochs": asked.epochs, "lr": 5e-4, "layer_decay": 0.85},
+    "fine-tuned": {
+        **common,
+        "freeze": "1-3",
+        "augmentation": "shift-flip",
+        "epochs": asked.epochs,
+        "lr": 4e-4,
+        "layer_decay": 0.85,
+        "ema": 0.97,
+    },
 }
 for name, recipe in recipes.items():
     found = fromzero.cross_validate(asked.data, 5, output=f"{asked.output}/{name}", console=Terminal(), **recipe)

@@ -106,7 +106,7 @@ def export(run: Path | str, format: str = "onnx", output: Path | str | None = No
             "labels": original.labels,
             "preprocessing": how,
             "sha256": {each.name: digest(each) for each in sorted(folder.iterdir()) if each.is_file()},
-            "run": str(source.path.resolve()),
+            "run": source.path.resolve().name,  # images are given away: no path of this machine
             "versions": _versions(*writer.PACKAGES),
         }
         write_json(folder / DESCRIPTION, to_json(about))
