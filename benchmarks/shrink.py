@@ -2,7 +2,7 @@
 
     fromzero data get fashion-mnist
     python benchmarks/shrink.py [data/fashion-mnist] [--samples 6000] [--models resnet18:5 mobilenetv3_small_100:16]
-                                [--faster 2] [--max-drop 0.01] [--place FOLDER]
+                                [--faster 2] [--max-drop 0.01] [--epochs N] [--place FOLDER]
 
 A part of Fashion-MNIST (the same for all; 28 x 28, grey), each model trained from scratch for the epochs behind its
 name and then given to `fromzero shrink` with a budget: so many times as fast, at most so much accuracy lost. Latency is
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--faster", type=float, default=2.0)
     parser.add_argument("--max-drop", type=float, default=0.01)
     parser.add_argument("--ratios", nargs="+", default=["0.25", "0.5", "0.7"])
+    parser.add_argument("--epochs", type=int, help="of each training that recovers; half of the run's by default")
     parser.add_argument("--place", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -85,7 +86,7 @@ def main() -> None:
                 words = {"model": model, "epochs": int(epochs or 5), "imgsz": 28, "batch": 64, "device": "cpu"}
                 train(data, output=run, console=Terminal(), **words)
             budget = {"latency": f"{asked.faster}x", "max_drop": asked.max_drop, "threads": 1}
-            found = shrink(run, ratios=asked.ratios, console=Terminal(), **budget)
+            found = shrink(run, ratios=asked.ratios, epochs=asked.epochs, console=Terminal(), **budget)
             headings, rows = table(found)
             print(f"\n{word}\n\n| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
             for row in rows:

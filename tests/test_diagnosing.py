@@ -211,7 +211,9 @@ def test_a_run_that_ran_away_is_trained_again_with_smaller_steps(data, models, t
 
 
 def test_a_bad_start_is_mended_by_the_start_that_was_measured(data, models, tmp_path):
-    run = train(data, model=f"{models}:plain", output=tmp_path / "run", epochs=3, init="gaussian", resize="pad", **WORDS)
+    run = train(
+        data, model=f"{models}:plain", output=tmp_path / "run", epochs=3, init="gaussian", resize="pad", **WORDS
+    )
     made = diagnose(run.path)
     assert codes(made)[0] == "bad_initialisation"
     told = made.findings[0]
