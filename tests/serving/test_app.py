@@ -31,7 +31,6 @@ from fromzero.records import Preprocessing
 from fromzero.serving import openapi, uploads
 from fromzero.serving.answers import accepted
 from fromzero.serving.app import application
-from fromzero.serving.batcher import Times
 from fromzero.serving.server import JsonLines, Together, serve
 
 SIZE = 16
@@ -268,8 +267,6 @@ def test_model_that_fails_its_warm_up_is_never_ready(model, fault):
 
 def test_health_is_answered_while_the_model_works(client, model):
     wait_until_ready(client)
-    for each in client.app.state.service.models.values():
-        each.lane.times = Times({1: 1.0}, 1)  # known to be no matter of a moment
     model.gate.clear()
     answers = []
     senders = [threading.Thread(target=lambda: answers.append(send(client, picture()))) for _ in range(8)]

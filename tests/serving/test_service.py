@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from fromzero.errors import UsageError
 from fromzero.serving import access
 from fromzero.serving.app import application
-from fromzero.serving.batcher import AT_ONCE, FIRST_HEADROOM, MUCH_LONGER, Lane, Overloaded, Times, Workers, measure
+from fromzero.serving.batcher import FIRST_HEADROOM, Lane, Overloaded, Times, Workers, measure
 from fromzero.serving.models import hosted
 
 
@@ -141,60 +141,6 @@ def test_late_answers_lower_what_is_let_in():
     asyncio.run(ask())
     workers.stop()
     assert workers.headroom < FIRST_HEADROOM and workers.pace > 5
-
-
-def where_it_ran(workers, lane, prepare=lambda: [np.zeros(1)]):
-    """The threads that `prepare` and the model ran on, and the answers."""
-    threads = []
-
-    def asked():
-        threads.append(threading.current_thread())
-        return prepare()
-
-    def scores(batch):
-        threads.append(threading.current_thread())
-        return batch + 1
-
-    lane.scores = scores
-    answer = asyncio.run(workers.submit(lane, asked, 10))
-    return {each is threading.current_thread() for each in threads}, answer
-
-
-def test_a_single_visitor_changes_no_threads_if_it_takes_a_moment():
-    workers = Workers(2)
-    workers.start()
-    quick, slow = (Lane(np.asarray, times=Times({1: seconds}, 1)) for seconds in (AT_ONCE / 2, AT_ONCE * 2))
-    assert where_it_ran(workers, quick)[0] == {True}
-    assert where_it_ran(workers, slow)[0] == {False}
-    assert where_it_ran(workers, Lane(np.asarray))[0] == {False}  # not measured yet
-    workers.pending = 1  # somebody waits
-    assert where_it_ran(workers, quick)[0] == {False}
-    workers.pending = 0
-    several = [np.zeros(1), UsageError("no_row", kind="int"), np.ones(1)]
-    ran, answer = where_it_ran(workers, quick, lambda: list(several))
-    assert ran == {True, False}  # prepared here, left to the workers
-    assert answer[0] == 1 and answer[1] is several[1] and answer[2] == 2
-    with pytest.raises(UsageError):
-        where_it_ran(workers, quick, lambda: (_ for _ in ()).throw(UsageError("upload_malformed")))
-    assert where_it_ran(workers, quick)[0] == {True} and quick.pending == workers.pending == 0
-    workers.stop()
-
-
-def test_after_a_long_one_the_event_loop_is_spared():
-    workers = Workers(2)
-    workers.start()
-    lane = Lane(np.asarray, times=Times({1: AT_ONCE / 2}, 1))
-
-    def held():
-        time.sleep(2 * MUCH_LONGER * AT_ONCE)
-        return [UsageError("image_too_large", name="", width=1, height=1)]
-
-    assert where_it_ran(workers, lane, held)[0] == {True}
-    lane._seconds = 0.0  # what was learnt of it does not matter here
-    assert where_it_ran(workers, lane)[0] == {False}
-    workers._spared = 0.0
-    assert where_it_ran(workers, lane)[0] == {True}
-    workers.stop()
 
 
 def test_several_models_each_under_its_name(shade, threshold):

@@ -3,8 +3,7 @@ faster, and refused at once where they could not be answered in time.
 
 There is one set of worker threads for all models. A free thread either runs a batch of prepared samples or prepares the
 next request, so on a CPU a request usually stays with one thread from its bytes to its answer, and on a GPU the others
-go on decoding while one waits for the card. Nothing waits for a batch to fill up: a batch is what came in meanwhile. A
-request that finds nothing in hand, and takes a moment only, does not even change threads: see `AT_ONCE`.
+go on decoding while one waits for the card. Nothing waits for a batch to fill up: a batch is what came in meanwhile.
 
 Every accepted request must fit into the target: `Workers.submit` adds up what the requests in hand are expected to take
 (their decoding by bytes, their runs by the times measured at the start), multiplies it by how much longer than expected
@@ -34,10 +33,6 @@ LATE, ON_TIME = 0.9, 1.0002  # what a late and a timely answer do to the headroo
 THREADS_A_CORE = 2
 TIMELY = 0.95  # of the target: the answer still has to reach the client
 LEAST_HEADROOM, FIRST_HEADROOM = 0.1, 0.6
-# A single visitor's request that is expected to take no longer runs on the event loop itself: waking a thread, and
-# being woken by it, costs a tenth of such an answer. Health checks wait that long at most; once one took much longer (a
-# small file may hold a large picture), the loop is spared for a while.
-AT_ONCE, MUCH_LONGER, SPARED = 0.01, 5, 30.0  # seconds, times that, seconds
 
 Prepare = Callable[[], list[Any]]
 
@@ -136,11 +131,9 @@ class Workers:
     def __init__(self, cores: int, target: float = math.inf) -> None:
         self.cores, self.target = cores, target
         self.threads = THREADS_A_CORE * cores
-        self.pending = 0  # requests not yet answered
         self.backlog = 0.0  # seconds of all threads together until what was let in is answered
         self.headroom = FIRST_HEADROOM
         self._lowered = 0.0  # when
-        self._spared = 0.0  # until when
         self._expected = self._took = 0.0  # running means of the seconds to an answer
         self._jobs: deque[Job] = deque()
         self._lanes: dict[Lane, None] = {}  # those with prepared samples, in order
@@ -194,13 +187,10 @@ class Workers:
                 loop.call_soon_threadsafe(_settle, answer, job)
 
         job = Job(lane, prepare, size, self.cost(lane, size), self._expect(lane, size), time.perf_counter(), done)
-        if not always and self._at_once(job) and self._done_here(job):
-            return job.outcomes
         with self._change:
             if self._over:
                 raise Overloaded(1.0)
             self.backlog += job.cost
-            self.pending += 1
             lane.pending += 1
             lane.queued += 1
             self._jobs.append(job)
@@ -210,30 +200,6 @@ class Workers:
             return await answer
         finally:
             self._learn(job, time.perf_counter() - job.started)
-
-    def _at_once(self, job: Job) -> bool:
-        measured = job.lane.times.runs[1] > 0
-        return measured and not self.pending and job.expected <= AT_ONCE and job.started >= self._spared
-
-    def _done_here(self, job: Job) -> bool:
-        """Prepare and run it on the calling thread, the event loop's. False for one that holds several samples: these
-        are prepared, and left to the workers. Raises whatever `prepare` or the model do."""
-        try:
-            job.outcomes = outcomes = job.prepare()
-            job.lane.prepared(job.size, time.perf_counter() - job.started)
-            arrays = [place for place, each in enumerate(outcomes) if isinstance(each, np.ndarray)]
-            if len(arrays) > 1:
-                job.prepare, job.size = lambda: outcomes, 0  # what preparing costs is learnt once
-                return False
-            for place in arrays:
-                outcomes[place] = job.lane.scores(outcomes[place][None])[0]
-                job.lane.seen(1)
-        finally:
-            took = time.perf_counter() - job.started
-            if took > MUCH_LONGER * AT_ONCE:
-                self._spared = job.started + took + SPARED
-        self._learn(job, took)
-        return True
 
     def _learn(self, job: Job, took: float) -> None:
         """Expectations are means and the target is about the worst: what is let in follows what came of it."""
@@ -320,7 +286,6 @@ class Workers:
     def _finish(self, job: Job) -> None:
         with self._change:
             self.backlog -= job.cost
-            self.pending -= 1
             job.lane.pending -= 1
         job.done(job)
 
