@@ -39,7 +39,7 @@ def main() -> int:
         serving.write_photos(photos)
         subprocess.run([sys.executable, serving.__file__, "make", str(artifact)], check=True, env=serving.quiet())
         print(f"# Hostile uploads, {date.today()}, {serving.machine()}")
-        with serving.running("fromzero", artifact, None, "--quiet", "--p99", "60s") as server:
+        with serving.running("fromzero", artifact, photos, "--quiet", "--p99", "60s") as server:
             return attack(server, (photos / "0.jpg").read_bytes(), count)
 
 
