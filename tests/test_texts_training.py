@@ -119,6 +119,9 @@ def test_variations_of_pictures_are_refused_for_texts(reviews, tmp_path):
         with pytest.raises(UsageError) as caught:
             train(reviews, model="rnn", output=tmp_path / "none", **words, **WORDS)
         assert caught.value.code == "no_such_variation" and "erase" in caught.value.fix
+    with pytest.raises(UsageError) as caught:
+        train(reviews, model="rnn", resize="pad", output=tmp_path / "none", **WORDS)
+    assert caught.value.code == "resize_without_pictures"
 
 
 def test_a_language_model_learns_and_writes(writer):

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fromzero.errors import DataError, FromzeroError, RunError, UsageError
+from fromzero.errors import DataError, FromzeroError, RunError, UnknownName, UsageError
 from fromzero.records import Card
 from fromzero.runs import Run
 from fromzero.starting import train
@@ -78,6 +78,12 @@ def test_run_folder_holds_what_the_contract_says(whole):
     assert record["measured"]["process_peak"] > record["measured"]["base"] > 0
     assert record["measured"]["step"] > 0
     assert [int(row["epoch"]) for row in history(whole.path)] == [1, 2, 3]
+
+
+def test_a_wrong_way_to_square_pictures_is_refused(pictures, tmp_path):
+    with pytest.raises(UnknownName) as wrong:
+        train(pictures, resize="stretch", output=tmp_path / "run", **WORDS)
+    assert wrong.value.code == "unknown_choice" and not (tmp_path / "run").exists()
 
 
 def test_it_learns(whole):

@@ -20,7 +20,7 @@ from fromzero.cautions import cautions, check_bf16, safe_precision
 from fromzero.data.batches import Batch, training_batches
 from fromzero.data.manifest import Manifest, digest
 from fromzero.data.sampling import drawn
-from fromzero.errors import FromzeroError, UsageError
+from fromzero.errors import FromzeroError, UnknownName, UsageError
 from fromzero.finding import STEPS as TRIED_STEPS
 from fromzero.finding import Found, find_lr
 from fromzero.fitting import fit as fitting
@@ -32,7 +32,7 @@ from fromzero.models.fresh import fresh
 from fromzero.models.weights import load_pretrained
 from fromzero.planning import plan
 from fromzero.preparing import Fold, prepare
-from fromzero.records import PRECISIONS, Plan, to_json
+from fromzero.records import PRECISIONS, RESIZES, Plan, to_json
 from fromzero.runs import Run
 from fromzero.step import FUSED
 from fromzero.terminal import Console, bytes_text
@@ -64,6 +64,8 @@ def train(
     plan says no, and no change that leaves the result the same would make it fit."""
     console = console or Console()
     on_cpu = device == "cpu" or not torch.cuda.is_available()
+    if resize not in (None, *RESIZES):
+        raise UnknownName("choice", str(resize), RESIZES)
     tracked = trackers.named(track)
     _check_recipe(recipe, on_cpu)
     if model is not None:
@@ -76,6 +78,8 @@ def train(
     if manifest.kind not in task.KINDS:
         kinds = say("list.or").join(say(f"kind.{each}") for each in task.KINDS)
         raise UsageError("kind_not_for_model", path=data, kind=say(f"kind.{manifest.kind}"), model=model, kinds=kinds)
+    if resize is not None and workload_task != "image":
+        raise UsageError("resize_without_pictures", model=model)
     if recipe.get("init") == "cooccurrence" and workload_task not in ("text", "lm"):
         raise UsageError("init_without_tokens", model=model)
     for word in ("augmentation", "mix"):

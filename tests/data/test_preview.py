@@ -108,3 +108,13 @@ def test_the_command_draws(tiny_data, tmp_path, capsys):
     assert drawn.width > drawn.height > 100
     assert main(["data", "preview", str(tiny_data), "--policy", "turn"]) == 2
     assert main(["data", "preview", str(tiny_data), "-o", str(tmp_path / "nowhere" / "x.png")]) == 1
+
+
+def test_padding_is_shown_as_training_sees_it(tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            Image.new("RGB", (60, 20), (0, 0, 40 * number)).save(tmp_path / label / f"{number}.png")
+    cropped, padded = (sheet(open_data(tmp_path), size=24, resize=each).pictures[:, 0] for each in ("crop", "pad"))
+    assert (cropped < 200).any(axis=-1).all()  # nothing but picture
+    assert (padded[:, 0] == 255).all() and (padded[:, 12, :, 0] < 200).all()

@@ -471,18 +471,23 @@ def test_unusable_addresses(artifact, where, code):
     assert caught.value.code == code
 
 
-def test_lines_are_written_together_and_warnings_at_once(capsys):
-    handler = Together()
-    handler.setFormatter(JsonLines())
-    said = logging.Logger("said")
-    said.addHandler(handler)
+def test_lines_are_written_together_and_warnings_at_once(capsys, monkeypatch):
+    def logger(seconds):
+        monkeypatch.setattr("fromzero.serving.server.LOG_SECONDS", seconds)
+        handler = Together()
+        handler.setFormatter(JsonLines())
+        made = logging.Logger("said")
+        made.addHandler(handler)
+        return made
+
+    said = logger(60)
     for number in range(3):
         said.info("request", extra={"fields": {"number": number}})
     assert capsys.readouterr().err == ""
     said.warning("late")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [each.get("number") for each in lines] == [0, 1, 2, None]  # in order, none twice
-    said.info("request")
+    logger(0.01).info("request")
     over = time.monotonic() + 10
     written = ""
     while not written and time.monotonic() < over:

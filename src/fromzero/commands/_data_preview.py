@@ -9,7 +9,7 @@ from pathlib import Path
 from fromzero.commands._data_words import add_data, opened
 from fromzero.commands._words import within
 from fromzero.language import say
-from fromzero.records import POLICIES
+from fromzero.records import POLICIES, RESIZES
 from fromzero.terminal import Terminal
 
 
@@ -20,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=within(int, 1, 64), default=8, metavar="N", help=say("flag.preview.rows"))
     parser.add_argument("--variants", type=within(int, 1, 32), metavar="N", help=say("flag.preview.variants"))
     parser.add_argument("--imgsz", type=within(int, 8, 512), metavar="N", help=say("flag.imgsz"))
+    parser.add_argument("--resize", choices=RESIZES, default="crop", help=say("flag.resize"))
     parser.add_argument("--seed", type=within(int, 0), default=0, metavar="N", help=say("flag.preview.seed"))
     parser.add_argument("-o", "--output", type=Path, default=Path("sheet.png"), help=say("flag.preview.output"))
 
@@ -37,6 +38,7 @@ def preview(options: argparse.Namespace) -> int:
         rows=options.rows,
         variants=options.variants or (7 if len(options.policy) < 2 else 3),
         size=options.imgsz,
+        resize=options.resize,
         seed=options.seed,
     )
     titles = [each or say("preview.original") for each in made.policies]

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from fromzero.data.images import array_of, decode, pixels, prepared, size_of
+from fromzero.data.images import array_of, prepared, size_of
 from fromzero.records import Preprocessing
 
 GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # what red, green and blue give to brightness (ITU-R BT.601)
@@ -138,10 +138,11 @@ RAND_TABLE: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 def crop_flip(content: bytes, how: Preprocessing, rng: np.random.Generator, name: str = "") -> np.ndarray:
     """A random part of the picture (35 to 100 % of its area, 3:4 to 4:3), resized, half mirrored. For photos.
 
-    The part is drawn before the picture is decoded, so that a large JPEG is decoded no larger than the part needs."""
+    The part is drawn before the picture is decoded, so that a large JPEG is decoded no larger than the part needs. Of a
+    picture that is padded it is a part of the square."""
     size = size_of(content)
     if how.resize == "pad":
-        array = pixels(decode(content, name), replace(how, size=round(LARGER * how.size)))
+        array = prepared(content, replace(how, size=round(LARGER * how.size)), name)
         box = random_box((len(array), len(array)), rng)
     elif size is None:
         array = array_of(content, name, how.channels)

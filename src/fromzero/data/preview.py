@@ -37,6 +37,7 @@ def sheet(
     rows: int = ROWS,
     variants: int = VARIANTS,
     size: int | None = None,
+    resize: str = "crop",
     seed: int = 0,
 ) -> Sheet:
     """Samples of the classes in turn (of `classes`, if any are named), `variants` of each under each policy; without
@@ -50,7 +51,7 @@ def sheet(
     chosen = _chosen(manifest, good, list(classes), rows, seed)
     if not len(chosen):
         raise DataError("preview_nothing", path=manifest.root)
-    how = draft(manifest, size)
+    how = draft(manifest, size, resize)
     names = list(policies) or [choose(shorter_side(manifest), how.size)]
     for each in names:
         if each not in POLICIES:

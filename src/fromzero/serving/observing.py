@@ -174,4 +174,4 @@ def _request_id(scope: Scope) -> str:
     given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
     if 0 < len(given) <= 128 and given.isascii() and all(each.isalnum() or each in "._-" for each in given):
         return given
-    return f"{random.getrandbits(64):016x}"  # nobody has to be unable to guess it, and asking the system takes longer
+    return f"{random.getrandbits(64):016x}"  # it may be guessed; os.urandom would give up Python's lock

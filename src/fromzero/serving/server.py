@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -220,8 +221,9 @@ class Together(logging.StreamHandler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines: list[str] = []
+        self._lines: deque[str] = deque()
         self._due = threading.Event()
+        self._writing = threading.Lock()
         threading.Thread(target=self._write_later, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -231,15 +233,13 @@ class Together(logging.StreamHandler):
             self.handleError(record)
         if record.levelno >= logging.WARNING:
             self.flush()
-        elif not self._due.is_set():
+        else:
             self._due.set()
 
     def flush(self) -> None:
-        self.acquire()
-        lines, self._lines = self._lines, []
-        self.release()
-        if lines:  # written without the lock: who reads them may be slow
-            self.stream.write("".join(lines))
+        # Not under the handler's own lock: who reads them may be slow, and new lines need not wait for that.
+        with self._writing:
+            self.stream.write("".join(self._lines.popleft() for _ in range(len(self._lines))))
             self.stream.flush()
 
     def _write_later(self) -> None:

@@ -6,6 +6,7 @@ that come while no worker lives wait in the socket's queue for the next one.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -80,6 +81,7 @@ class _Family:
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
+            logging.shutdown()  # lines may wait to be written
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)  # nothing of the parent's clean-up belongs to the child
