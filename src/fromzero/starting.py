@@ -78,7 +78,7 @@ def train(
     if manifest.kind not in task.KINDS:
         kinds = say("list.or").join(say(f"kind.{each}") for each in task.KINDS)
         raise UsageError("kind_not_for_model", path=data, kind=say(f"kind.{manifest.kind}"), model=model, kinds=kinds)
-    if resize is not None and workload_task != "image":
+    if resize is not None and manifest.kind != "pictures":
         raise UsageError("resize_without_pictures", model=model)
     if recipe.get("init") == "cooccurrence" and workload_task not in ("text", "lm"):
         raise UsageError("init_without_tokens", model=model)
