@@ -3,12 +3,15 @@
     fromzero data get fashion-mnist
     python benchmarks/shrink.py [data/fashion-mnist] [--samples 6000] [--models resnet18:5 mobilenetv3_small_100:16]
                                 [--faster 2] [--max-drop 0.01] [--epochs N] [--place FOLDER]
+    python benchmarks/shrink.py data/tux-paint-stamps --samples 0 --imgsz 96 --resize pad --batch 16
+                                --models resnet18:30 mobilenetv2_100:40
 
 A part of Fashion-MNIST (the same for all; 28 x 28, grey), each model trained from scratch for the epochs behind its
 name and then given to `fromzero shrink` with a budget: so many times as fast, at most so much accuracy lost. Latency is
 that of one picture in ONNX Runtime with one thread, in turns with the original in the same process; accuracy is that of
 3,000 test pictures, which neither training saw. These are short trainings on a tenth of the data: an accuracy to
-compare by, not one to quote. With `--place` what was made is kept, and found again.
+compare by, not one to quote. `--samples 0` takes a whole data set by its own split. With `--place` what was made is
+kept, and found again.
 """
 
 from __future__ import annotations
@@ -60,6 +63,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", type=Path, default=Path("data/fashion-mnist"))
     parser.add_argument("--samples", type=int, default=6000)
+    parser.add_argument("--imgsz", type=int, default=28)
+    parser.add_argument("--resize", default="crop")
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--models", nargs="+", default=["resnet18:5", "mobilenetv3_small_100:16"])
     parser.add_argument("--faster", type=float, default=2.0)
     parser.add_argument("--max-drop", type=float, default=0.01)
@@ -77,14 +83,14 @@ def main() -> None:
         from fromzero.terminal import Terminal
 
         print(machine())
-        data = part_of(asked.data, asked.samples, place / "data")
+        data = part_of(asked.data, asked.samples, place / "data") if asked.samples else asked.data
         answers = []
         for word in asked.models:
             model, _, epochs = word.partition(":")
             run, began = place / model, time.process_time()
             if not (run / "run.json").is_file() or Run(run).record()["status"] != "finished":
-                words = {"model": model, "epochs": int(epochs or 5), "imgsz": 28, "batch": 64, "device": "cpu"}
-                train(data, output=run, console=Terminal(), **words)
+                words = {"imgsz": asked.imgsz, "resize": asked.resize, "batch": asked.batch, "device": "cpu"}
+                train(data, model=model, epochs=int(epochs or 5), output=run, console=Terminal(), **words)
             budget = {"latency": f"{asked.faster}x", "max_drop": asked.max_drop, "threads": 1}
             found = shrink(run, ratios=asked.ratios, epochs=asked.epochs, console=Terminal(), **budget)
             headings, rows = table(found)

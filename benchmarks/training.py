@@ -733,17 +733,19 @@ def accuracy(options: argparse.Namespace, scratch: Path) -> None:
 
 def prepared(data: Path, batch: int) -> None:
     """Scanned, which benchmarks/data.py measures; and whole batches without what fromzero would move to another part,
-    because it is like a picture there."""
+    because it is like a picture there. Without those, others may be the nearest: until nothing moves."""
     from fromzero.preparing import prepare
 
-    manifest = prepare(data)
-    moved = {
-        data / each for each, part in zip(manifest["path"], manifest["split"], strict=True) if not each.startswith(part)
-    }
-    kept = [each for each in sorted((data / "train").glob("*/*")) if each not in moved]
-    for each in {*moved, *kept[len(kept) // batch * batch :]}:
-        each.unlink()
-    prepare(data)
+    while True:
+        manifest = prepare(data)
+        placed = zip(manifest["path"], manifest["split"], strict=True)
+        moved = {data / each for each, part in placed if not each.startswith(part)}
+        kept = [each for each in sorted((data / "train").glob("*/*")) if each not in moved]
+        surplus = kept[len(kept) // batch * batch :]
+        if not moved and not surplus:
+            return
+        for each in {*moved, *surplus}:
+            each.unlink()
 
 
 def step_cpu(marks: dict[str, Any], job: Job) -> float:

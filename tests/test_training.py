@@ -362,6 +362,36 @@ def test_trained_weights_are_where_a_run_starts(pictures, whole, tmp_path):
     assert better.record()["best"]["val_accuracy"] > fresh.record()["best"]["val_accuracy"]
 
 
+def test_a_head_fitted_first_is_where_a_run_starts(pictures, whole, tmp_path):
+    file = str(whole.best / "model.safetensors")
+    words = {**WORDS, "epochs": 1, "lr": 1e-9, "warmup": 0.0, "augmentation": "none"}
+    plain = train(pictures, output=tmp_path / "plain", pretrained=file, init="he", **words)
+    fitted = train(pictures, output=tmp_path / "fitted", pretrained=file, linear_probe=True, **words)
+    one, other = (
+        float(next(csv.DictReader(run.metrics.read_text().splitlines()))["train_loss"]) for run in (plain, fitted)
+    )
+    assert other < 0.9 * one
+
+
+@pytest.mark.parametrize(
+    "model, words, code",
+    [("cnn", {}, "probe_of_nothing"), ("gpt", {"pretrained": "auto"}, "probe_of_tokens")],
+)
+def test_a_head_is_fitted_to_trained_weights_of_classifiers_only(tmp_path, tiny_data, model, words, code):
+    data = tiny_data
+    if model == "gpt":
+        data = tmp_path / "text.txt"
+        data.write_text("\n\n".join(f"Paragraph {number} has {number * 7} words." for number in range(200)))
+    with pytest.raises(UsageError) as error:
+        train(data, output=tmp_path / "run", model=model, linear_probe=True, **words)
+    assert error.value.code == code and not (tmp_path / "run").exists()
+
+
+def test_the_last_epoch_is_the_result_where_that_is_asked(pictures, tmp_path):
+    run = train(pictures, output=tmp_path / "run", **{**WORDS, "epochs": 4, "patience": 1, "lr": 1e-9}, select="last")
+    assert run.record()["best"]["epoch"] == 4
+
+
 def test_missing_weights_leave_no_run_behind(pictures, tmp_path):
     with pytest.raises(UsageError) as error:
         train(pictures, output=tmp_path / "run", pretrained=str(tmp_path / "none.safetensors"), **WORDS)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
+import numpy as np
 import torch
 
 from fromzero import checkpoint, ladder, launching, runs, tasks, trackers
 from fromzero import engine as engines
 from fromzero.cautions import cautions, check_bf16, safe_precision
-from fromzero.data.batches import Batch, training_batches
+from fromzero.data.batches import Batch, ordered_batches, training_batches
 from fromzero.data.manifest import Manifest, digest
 from fromzero.data.sampling import drawn
 from fromzero.errors import FromzeroError, UnknownName, UsageError
@@ -29,6 +30,8 @@ from fromzero.models import vectors
 from fromzero.models.build import task_of
 from fromzero.models.families import pruned
 from fromzero.models.fresh import fresh
+from fromzero.models.frozen import features_of
+from fromzero.models.probe import fit_head, only_head
 from fromzero.models.weights import load_pretrained
 from fromzero.planning import plan
 from fromzero.preparing import Fold, prepare
@@ -37,6 +40,8 @@ from fromzero.runs import Run
 from fromzero.step import FUSED
 from fromzero.terminal import Console, bytes_text
 from fromzero.training import State, begin, entered, weights_of_classes
+
+PROBED = 20_000  # samples at most that a new head is fitted to: more hardly move it, and their features fill memory
 
 
 def train(
@@ -78,6 +83,8 @@ def train(
     if manifest.kind not in task.KINDS:
         kinds = say("list.or").join(say(f"kind.{each}") for each in task.KINDS)
         raise UsageError("kind_not_for_model", path=data, kind=say(f"kind.{manifest.kind}"), model=model, kinds=kinds)
+    if recipe.get("linear_probe") and workload_task == "lm":
+        raise UsageError("probe_of_tokens", model=model)
     if resize is not None and manifest.kind != "pictures":
         raise UsageError("resize_without_pictures", model=model)
     if recipe.get("init") == "cooccurrence" and workload_task not in ("text", "lm"):
@@ -113,8 +120,9 @@ def train(
         **recipe,
     )
     # Before there is a run: a missing file must leave nothing behind, and a resumed run must not need it again.
-    start = _start(planned, manifest, how, console)
-    found = found_lr(planned, manifest, how, "cpu" if on_cpu else "cuda", start, console) if finding else None
+    there = "cpu" if on_cpu else "cuda"
+    start = _start(planned, manifest, how, there, console)
+    found = found_lr(planned, manifest, how, there, start, console) if finding else None
     if found is not None and found.lr is not None:
         planned = _with_lr(planned, found.lr)
     run = runs.create(
@@ -128,7 +136,7 @@ def train(
         without=list(without),
         track=tracked,
         classes=manifest.classes,
-        device="cpu" if on_cpu else "cuda",
+        device=there,
         predicted={"memory": planned.memory, "time": planned.time, "energy": planned.energy},
         versions={"torch": torch.__version__, "accelerate": accelerate.__version__},
         **({} if found is None else {"lr_found": found}),
@@ -187,18 +195,43 @@ def _planned(model: str, console: Console, **words: Any) -> Plan:
     raise FromzeroError("does_not_fit", card=asked.card.title, need=need, have=have, advice=advice)
 
 
-def _start(planned: Plan, manifest: Manifest, how: Any, console: Console) -> checkpoint.Tensors | None:
+def _start(planned: Plan, manifest: Manifest, how: Any, device: str, console: Console) -> checkpoint.Tensors | None:
     """The state a run starts from: trained weights and a fresh head, or vectors of its own texts' words. None where the
     seed says it all."""
     recipe, name = planned.recipe, planned.workload.model
     if recipe.pretrained is not None:
         where = recipe.pretrained
-        return fresh(planned.workload, recipe, lambda model: load_pretrained(model, name, where, console)).state_dict()
+        model = fresh(planned.workload, recipe, lambda model: load_pretrained(model, name, where, console))
+        if recipe.linear_probe:
+            _fit_head(model, planned, manifest, how, device, console)
+        return model.state_dict()
     if recipe.init != "cooccurrence":
         return None
     samples = tasks.trained(planned.workload.task).samples(manifest, how)
     words = [samples.encoded[row] for row in manifest.rows("train")]
     return fresh(planned.workload, recipe, lambda model: vectors.fill(model, words)).state_dict()
+
+
+def _fit_head(model: Any, planned: Plan, manifest: Manifest, how: Any, device: str, console: Console) -> None:
+    """Fit a new head to the training samples as they are, before anything else learns."""
+    recipe, task = planned.recipe, tasks.trained(planned.workload.task)
+    samples, entry, head = task.samples(manifest, how), task.entry(how), only_head(model)
+    rows = samples.rows("train")
+    if len(rows) > PROBED:
+        rows = np.sort(np.random.default_rng(recipe.seed).choice(rows, PROBED, replace=False))
+    assert recipe.batch is not None
+    model.to(device).eval()
+    found, truth = [], []
+    with console.progress(say("train.probing"), len(rows)) as advance:
+        for batch in ordered_batches(samples, rows, recipe.batch):
+            inputs, targets = entered(batch, entry.to(device), recipe, device)
+            found.append(features_of(model, head, inputs))
+            truth.append(targets)
+            advance(len(targets))
+    loss_of = task.loss_for(recipe, weights_of_classes(samples, manifest, recipe, torch.device(device)))
+    before, after = fit_head(head, torch.cat(found), torch.cat(truth), loss_of)
+    model.to("cpu")
+    console.line(say("train.probed", count=len(rows), before=f"{before:.3f}", after=f"{after:.3f}"))
 
 
 def found_lr(
@@ -260,6 +293,8 @@ def _check_recipe(recipe: dict[str, Any], on_cpu: bool) -> None:
     launching.check(recipe, "cpu" if on_cpu else "cuda")
     if recipe.get("init") == "cooccurrence" and recipe.get("pretrained"):
         raise UsageError("init_or_pretrained")
+    if recipe.get("linear_probe") and not recipe.get("pretrained"):
+        raise UsageError("probe_of_nothing")
     alone = {"--ema": recipe.get("ema"), "--freeze gradual": recipe.get("freeze") == "gradual"}
     alone["--compile"] = recipe.get("compile")
     if recipe.get("cards", 1) > 1 and any(alone.values()):

@@ -118,7 +118,7 @@ def _traced(workload: Workload, recipe: Recipe, capability: tuple[int, int] | No
 # Fields that change what is done with a trace, not the trace.
 _NOT_TRACED = (
     *("batch", "epochs", "schedule", "warmup", "lr", "augmentation", "mix", "patience", "seed", "pretrained"),
-    *("init", "class_weights", "sampling", "teacher"),
+    *("init", "class_weights", "sampling", "teacher", "linear_probe", "select"),
 )
 _DIVIDING = ("offload", "cards", "parallel", "compile")
 

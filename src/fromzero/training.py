@@ -420,7 +420,7 @@ def _close_epoch(job: Job, watch: Watch, measured: dict[str, float], seconds: fl
     state.loss_sum = 0.0
     watch.epoch()
     value = row[job.task.BEST.removeprefix("-")] * (-1 if job.task.BEST.startswith("-") else 1)
-    if value > state.best:
+    if value > state.best or job.recipe.select == "last":
         state.best, state.best_epoch, state.stale = value, epoch, 0
         tensors = job.engine.tensors(job.model if job.averaged is None else job.averaged.module)
         if job.engine.main:

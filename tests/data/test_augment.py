@@ -10,6 +10,7 @@ from fromzero.data.augment import (
     AFTER_CROP,
     ON_ARRAYS,
     RAND_TABLE,
+    affine,
     choose,
     colour,
     crop_flip,
@@ -120,6 +121,22 @@ def test_a_turn_is_small_and_never_mirrors():
         assert made[:14, :14].sum() > 5 * made[:14, 14:].sum()
         seen.add(made.tobytes())
     assert len(seen) > 50
+
+
+def test_affine_turns_scales_and_mirrors_and_repeats_the_edge():
+    """A dark square on white: white stays at every edge, its area changes with the scale, its place by the move."""
+    array = np.full((56, 56, 3), 255, np.uint8)
+    array[18:38, 18:38] = 0
+    areas = []
+    for seed in range(60):
+        made = affine(array, np.random.default_rng(seed))
+        assert (np.concatenate([made[0], made[-1], made[:, 0], made[:, -1]]) == 255).all()
+        areas.append((255 - made[..., 0].astype(int)).sum() / 255 / 400)
+    assert 0.75**2 * 0.9 < min(areas) < 0.7 and 1.15 < max(areas) < 1.15**2 * 1.1
+    left = np.full((28, 28, 1), 255, np.uint8)
+    left[:, :6] = 0
+    sides = {bool(affine(left, np.random.default_rng(seed))[14, 2, 0] < 128) for seed in range(20)}
+    assert sides == {True, False}
 
 
 def test_colours_are_those_of_pillow_one_after_the_other():

@@ -16,6 +16,7 @@ from fromzero.records import Preprocessing
 
 GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # what red, green and blue give to brightness (ITU-R BT.601)
 JITTER = 0.4  # brightness, contrast and saturation change by up to this share
+WIDE_TURN, SCALES = 15.0, (0.75, 1.15)  # degrees, and shares of the size, for things that stand alone
 TURN = 10.0  # degrees: more makes a 6 of a 9's neighbour, and a shirt fall over
 ERASED, ERASED_SHAPE, ERASE_CHANCE = (0.02, 0.33), (0.3, 1 / 0.3), 0.5  # share, height to width (Zhong et al. 2020)
 RAND_OPERATIONS, RAND_MAGNITUDE = 2, 9 / 30  # of the scale's end (Cubuk et al. 2020; the usual setting for ResNets)
@@ -40,10 +41,26 @@ def rotate(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     angle = math.radians(rng.uniform(-TURN, TURN))
     reach = max(1.0, size / 14)
     down, right = rng.uniform(-reach, reach), rng.uniform(-reach, reach)
+    return _turned(array, angle, 1.0, down, right)
+
+
+def affine(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turn by up to WIDE_TURN degrees, scale by SCALES, move by up to a fourteenth, edges repeated, mirror half. For
+    things that stand alone: drawings, goods."""
+    size = array.shape[0]
+    angle, scale = math.radians(rng.uniform(-WIDE_TURN, WIDE_TURN)), rng.uniform(*SCALES)
+    reach = size / 14
+    down, right, mirror = rng.uniform(-reach, reach), rng.uniform(-reach, reach), rng.random() < 0.5
+    return _turned(array[:, ::-1] if mirror else array, angle, scale, down, right)
+
+
+def _turned(array: np.ndarray, angle: float, scale: float, down: float, right: float) -> np.ndarray:
+    """Turned by an `angle` in radians about its middle, at `scale` of its size, moved by pixels; edges repeated."""
+    size = array.shape[0]
     middle = (size - 1) / 2
     y = (np.arange(size, dtype=np.float32) - middle)[:, None]
     x = (np.arange(size, dtype=np.float32) - middle)[None, :]
-    cos, sin = math.cos(angle), math.sin(angle)
+    cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
     return _sampled(array, cos * y - sin * x + (middle + down), sin * y + cos * x + (middle + right))
 
 
@@ -194,6 +211,7 @@ ON_ARRAYS: dict[str, Change] = {
     "none": lambda array, rng: array,
     "shift-flip": shift_flip,
     "rotate": rotate,
+    "affine": affine,
 }
 # On what `crop_flip` made, which needs the whole picture each time.
 AFTER_CROP: dict[str, Change] = {

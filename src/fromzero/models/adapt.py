@@ -32,6 +32,8 @@ def adapt(model: nn.Module, recipe: Recipe) -> None:
         deepen_head(model, recipe)
     if recipe.dropout is not None:
         set_dropout(model, recipe.dropout)
+    if recipe.freeze_norms:
+        freeze_norms(model)
     freeze(model, recipe.freeze)
     if recipe.lora_rank:
         if recipe.freeze == "gradual":
@@ -67,6 +69,15 @@ def freeze(model: nn.Module, what: str) -> None:
     for name, each in model.named_parameters():
         if (0 if first == 1 else first) <= deep[name] <= last:
             each.requires_grad_(False)
+
+
+def freeze_norms(model: nn.Module) -> None:
+    """Batch norms keep their statistics and weights, as in detectors: those of a few pictures would be worse."""
+    found = [each for each in model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    if not found:
+        raise UsageError("no_batch_norms")
+    for each in found:
+        each.requires_grad_(False)
 
 
 def set_trainable(model: nn.Module, recipe: Recipe, epoch: int, epochs: int) -> bool:
