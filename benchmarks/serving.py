@@ -195,6 +195,8 @@ def running(
             "en",
             *flags,
         ]
+    elif kind == "least":
+        command = [sys.executable, str(BESIDE / "_least_server.py")]
     else:
         assert venv is not None
         program, *more = RIVALS[kind]
@@ -341,31 +343,35 @@ def request_of(content: bytes, host: str, path: str) -> bytes:
 
 
 def efficiency(artifact: Path, photos: Path, options: argparse.Namespace) -> None:
-    """CPU of the bare loop / CPU of the server for each request, and requests a second."""
+    """CPU of the bare loop / CPU of the server for each request, and requests a second; beside it the least server that
+    can be written, for how near 1 a request over HTTP comes at all."""
     print("## CPU efficiency against a bare loop of decode + resize + run\n")
-    print("| concurrency | CPU ms / request | bare, CPU ms | efficiency | requests / s | p50 ms | p99 ms |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("| concurrency | server | CPU ms / request | bare, CPU ms | efficiency | requests / s | p50 ms | p99 ms |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     short, cores = options.seconds / 2, os.cpu_count() or 1
     for concurrency in CONCURRENCY:
-        rows = []
+        rows: dict[str, list[tuple[float, float, float, Load]]] = {"fromzero": [], "least": []}
         for _ in range(options.repeats):
-            loops = 1 if concurrency == 1 else cores
-            with running("fromzero", artifact, photos, "--p99", "10s") as server:
-                load(server.url, photos, 1.0, concurrency)
-                before = bare_beside_itself(artifact, photos, loops, short)
-                spent = server.cpu()
-                seen = load(server.url, photos, options.seconds, concurrency)
-                each = (server.cpu() - spent) / max(1, seen.answered)
-                after = bare_beside_itself(artifact, photos, loops, short)
-            reference = (before + after) / 2
-            assert not (seen.lost or seen.wrong or seen.other), seen
-            rows.append((reference / each, each, reference, seen))
-        ratio, each, reference, seen = sorted(rows, key=lambda row: row[0])[len(rows) // 2]
-        print(
-            f"| {concurrency} | {each * 1e3:.2f} | {reference * 1e3:.2f} | {ratio:.2f} {between([r[0] for r in rows])} "
-            f"| {seen.answered / seen.seconds:.0f} | {seen.p(0.5) * 1e3:.0f} | {seen.p(0.99) * 1e3:.0f} |",
-            flush=True,
-        )
+            for kind in rows:
+                loops = 1 if concurrency == 1 or kind == "least" else cores
+                with running(kind, artifact, photos, *(("--p99", "10s") if kind == "fromzero" else ())) as server:
+                    load(server.url, photos, 1.0, concurrency)
+                    before = bare_beside_itself(artifact, photos, loops, short)
+                    spent = server.cpu()
+                    seen = load(server.url, photos, options.seconds, concurrency)
+                    each = (server.cpu() - spent) / max(1, seen.answered)
+                    after = bare_beside_itself(artifact, photos, loops, short)
+                reference = (before + after) / 2
+                assert not (seen.lost or seen.wrong or seen.other), seen
+                rows[kind].append((reference / each, each, reference, seen))
+        for kind, found in rows.items():
+            ratio, each, reference, seen = sorted(found, key=lambda row: row[0])[len(found) // 2]
+            print(
+                f"| {concurrency} | {kind} | {each * 1e3:.2f} | {reference * 1e3:.2f} "
+                f"| {ratio:.2f} {between([r[0] for r in found])} | {seen.answered / seen.seconds:.0f} "
+                f"| {seen.p(0.5) * 1e3:.0f} | {seen.p(0.99) * 1e3:.0f} |",
+                flush=True,
+            )
     print(f"\nMedian of {options.repeats} (lowest to highest); the goal is {GOAL}. Load {os.getloadavg()[0]:.1f}.\n")
 
 

@@ -1,8 +1,8 @@
 """shrink(): a run becomes smaller and faster within a budget of latency and accuracy.
 
-What needs no training is tried first. Then the network is cut, the mildest cut first: what a cut saves is timed before
-anything is trained, and only what can keep the budget learns again, is quantised, and is distilled where it lost too
-much. Every candidate is measured; what was made and measured is not made again.
+What needs no training is tried first. Then pictures become smaller and the network is cut, the mildest step first: what
+it saves is timed before anything is trained, and only what can keep the budget learns again, is quantised, and is
+distilled where it lost too much. Every candidate is measured; what was made and measured is not made again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from fromzero.machine.detect import this_cpu
 from fromzero.machine.process import usable_cores
 from fromzero.models.build import task_of
 from fromzero.planning import plan
-from fromzero.records import from_json, to_json
+from fromzero.records import Preprocessing, from_json, to_json
 from fromzero.runs import Run
 from fromzero.shrink import NothingToGain, Source
 from fromzero.shrink import _judging as judging
@@ -45,6 +45,7 @@ RECORD = "shrink.json"
 FREE = ("int8", "int4", "magnitude")  # ways that need no training, tried on the original as it is
 __all__ = ["Budget", "Shrunk", "Verdict", "share", "shrink", "summary", "table"]
 
+LEARNT = ("recovered", f"recovered{ways.JOINT}distilled")  # after a cut
 EPOCHS_SHARE = 0.5  # of the original's, for each training
 SANE = Limits(0.9)  # a quantised model that agrees with its own network less often is broken, whatever it scores
 
@@ -120,19 +121,32 @@ def _tried(bench: _Bench, ratios: Sequence[str], student: str | None) -> Iterato
             yield (found := bench.judged(name))
             if found.kept and not budget.open:
                 return
-    for ratio in ratios:
-        cut = ways.step("structured", ratio)
+    if bench.large_pictures and (
+        yield from _stepwise(bench, "resized", ways.way("resized").SETTINGS, quantised, ("", *LEARNT[:1]))
+    ):
+        return
+    yield from _stepwise(bench, "structured", ratios, quantised, LEARNT)
+
+
+def _stepwise(
+    bench: _Bench, way: str, settings: Sequence[str], quantised: float, learning: Sequence[str]
+) -> Generator[Verdict, None, bool]:
+    """Candidates of a way that has settings, the mildest first, each with as much learning (of `learning`, in this
+    order) as it takes to lose little enough. Whether one keeps a budget that names a latency."""
+    budget = bench.budget
+    for setting in settings:
+        cut = ways.step(way, setting)
         timed = bench.timed(cut)
-        if isinstance(timed, Verdict):  # nothing can be cut out of this network
+        if isinstance(timed, Verdict):  # it offers this way nothing
             yield timed
-            return
+            return False
         finals = _finals(budget, timed, quantised)
         if not finals:
-            name = ways.JOINT.join((cut, "recovered"))
+            name = ways.JOINT.join(each for each in (cut, learning[0]) if each)
             yield Verdict(name=name, kept=False, reason="untrained", latency=timed.p50, faster=timed.faster)
             continue
         kept, reasons = False, {"too_inaccurate"}
-        for learnt in ("recovered", f"recovered{ways.JOINT}distilled"):
+        for learnt in learning:
             if kept or "too_inaccurate" not in reasons:  # learning more makes nothing faster
                 break
             names = [ways.JOINT.join(each for each in (cut, learnt, final) if each) for final in finals]
@@ -141,7 +155,8 @@ def _tried(bench: _Bench, ratios: Sequence[str], student: str | None) -> Iterato
             kept, reasons = any(each.kept for each in found_here), {each.reason for each in found_here}
         # A milder cut is more accurate, a harder one faster.
         if not (kept if budget.open else not kept and "too_slow" in reasons):
-            return
+            return kept and not budget.open
+    return False
 
 
 def _finals(budget: Budget, timed: Latency, quantised: float) -> tuple[str, ...]:
@@ -168,12 +183,10 @@ class _Bench:
         self._claim()
         self.task = tasks.trained(run.plan().workload.task)
         self._answered: dict[str, np.ndarray] = {}
-        held = self.task.samples(data_of(run), run.preprocessing())
-        self.split = "test" if len(held.rows("test")) else "val"
-        rows = held.rows(self.split)
-        pairs = list(ordered_batches(held, rows, BATCH))
-        self.batches = [inputs.numpy() for inputs, _ in pairs]
-        self.truth = np.concatenate([targets.numpy() for _, targets in pairs])
+        how = run.preprocessing()
+        self.large_pictures = isinstance(how, Preprocessing) and how.size > ways.way("resized").MULTIPLE
+        self._read: dict[str, list[np.ndarray]] = {}
+        self.batches(ORIGINAL)
 
     def _claim(self) -> None:
         """Refuse a folder that holds what was made of other weights."""
@@ -184,6 +197,17 @@ class _Bench:
                 raise UsageError("shrink_other_run", path=self.folder)
         else:
             write_json(mark, self.weights)
+
+    def batches(self, name: str) -> list[np.ndarray]:
+        """The samples that all are measured on, as a candidate reads them."""
+        how = Run(self.run_of(name)).preprocessing()
+        if repr(how) not in self._read:
+            held = self.task.samples(data_of(self.run), how)
+            self.split = "test" if len(held.rows("test")) else "val"
+            pairs = list(ordered_batches(held, held.rows(self.split), BATCH))
+            self.truth = np.concatenate([targets.numpy() for _, targets in pairs])
+            self._read[repr(how)] = [inputs.numpy() for inputs, _ in pairs]
+        return self._read[repr(how)]
 
     # --- making
 
@@ -302,7 +326,7 @@ class _Bench:
             name=name,
             size=model.stat().st_size,
             compressed=measuring.compressed(model),
-            memory=measuring.memory(model, self.batches[0][:1]),
+            memory=measuring.memory(model, self.batches(name)[0][:1]),
             latency=self._latencies(name),
             accuracy=float(right.mean()),
             interval=wilson(int(right.sum()), len(right)),
@@ -318,7 +342,7 @@ class _Bench:
         if name not in self._answered:
             if ORIGINAL not in self._answered and name != ORIGINAL:
                 self._answers(ORIGINAL)
-            found = measuring.scores(model_file(self.artifact_of(name)), self.batches)
+            found = measuring.scores(model_file(self.artifact_of(name)), self.batches(name))
             self._answered[name] = found
         return self._answered[name]
 
@@ -326,8 +350,8 @@ class _Bench:
         """Kept for all candidates of one shape: what a network has learnt makes it neither slower nor faster."""
         kept = self.folder / "latency" / f"{_flat(_shape(name))}-{self.budget.threads}.json"
         if not kept.is_file():
-            files = [model_file(self.artifact_of(each)) for each in (ORIGINAL, name)]
-            found = measuring.latencies(files[0], files[1], self.batches[0][:1], self.budget.threads)
+            one, other = ((model_file(self.artifact_of(each)), self.batches(each)[0][:1]) for each in (ORIGINAL, name))
+            found = measuring.latencies(one, other, self.budget.threads)
             kept.parent.mkdir(exist_ok=True)
             write_json(kept, to_json(found))
         return tuple(from_json(Latency, each) for each in json.loads(kept.read_text(encoding="utf-8")))
@@ -341,8 +365,8 @@ class _Bench:
 
     def _predicted(self, name: str) -> float:
         """Seconds of one sample on the budget's card: of the PyTorch network, predicted."""
-        workload = Run(self.run_of(name)).plan().workload
-        shape = self.task.shape(self.run.preprocessing())
+        made_of = Run(self.run_of(name))
+        workload, shape = made_of.plan().workload, self.task.shape(made_of.preprocessing())
         made = plan(workload.model, card=self.budget.on, purpose="infer", batch=1, classes=workload.classes, **shape)
         return made.time.step
 

@@ -143,6 +143,30 @@ def test_of_a_transformer_only_products_with_weights_are_quantised(tmp_path):
                 assert made_by[each.input[1]].input[0] in weights, "attention stays in floating point"
 
 
+def test_smaller_pictures_are_the_same_network_on_fewer_pixels(tiny_data, tmp_path):
+    """Of 64 pixels 32 are left: a fourth of the work, with the same weights, in the run and in what is exported."""
+    from fromzero.exporting import export
+
+    run = train(tiny_data, model="cnn", output=tmp_path / "run", imgsz=64, epochs=2, batch=7, device="cpu")
+    way, source = ways.way("resized"), Source(run.path, run.path, tmp_path, 1)
+    way.make(source, "0.5", tmp_path / "half", Console())
+    half = Run(tmp_path / "half")
+    assert half.preprocessing().size == 32 and half.plan().workload.input_shape == (3, 32, 32)
+    assert export(half.path, output=tmp_path / "artifact").path.is_dir()
+    assert predict(tmp_path / "artifact", [next(tiny_data.rglob("*.png"))])[0][0].label in run.labels()
+    with pytest.raises(NothingToGain) as why:
+        way.make(Source(half.path, half.path, tmp_path, 1), "0.7", tmp_path / "smaller", Console())
+    assert str(why.value) == "small_already" and not (tmp_path / "smaller").exists()
+
+
+def test_a_network_of_one_size_is_left_at_it(tiny_data, tmp_path):
+    words = {"imgsz": 64, "epochs": 1, "batch": 7, "device": "cpu"}
+    run = train(tiny_data, model="test_vit", output=tmp_path / "run", **words)
+    with pytest.raises(NothingToGain) as why:
+        ways.way("resized").make(Source(run.path, run.path, tmp_path, 1), "0.5", tmp_path / "half", Console())
+    assert str(why.value) == "size_is_fixed" and not (tmp_path / "half").exists()
+
+
 # --- the whole ----------------------------------------------------------------------------------------------------
 
 
@@ -278,11 +302,15 @@ def figures(name: str, faster: float, drop: float = 0.0) -> Measured:
 class Table:
     """A bench whose figures stand in a table: (times faster, accuracy lost) by name."""
 
+    large_pictures = True
+
     def __init__(self, budget: Budget, **rows: tuple[float, float]) -> None:
         self.budget, self.trained = budget, []
         self.rows = {"original": (1.0, 0.0), "int8": (2.0, 0.002), "magnitude-0.5": (1.0, 0.0), **rows}
 
-    def timed(self, name: str) -> Latency:
+    def timed(self, name: str) -> Latency | Verdict:
+        if name not in self.rows:
+            return Verdict(name=name, kept=False, reason="small_already")
         return figures(name, self.rows[name][0]).judged
 
     def judged(self, name: str) -> Verdict:
@@ -318,6 +346,17 @@ def test_the_mildest_cut_that_is_fast_enough_after_int8_learns_again():
         ["structured-0.25+recovered+int8"],
         "structured-0.25+recovered+int8",
     )
+
+
+def test_smaller_pictures_come_before_a_cut_and_learn_only_where_they_must():
+    """Fast enough and right as they are; right after training; fast enough, but wrong: then the network is cut."""
+    small = {**CUTS, "resized-0.7": (3.0, 0.004)}
+    assert tried(Budget(faster=2.5), **small) == ([], "resized-0.7", "resized-0.7")
+    small = {**CUTS, "resized-0.7": (3.0, 0.04), "resized-0.7_recovered": (3.0, 0.004)}
+    assert tried(Budget(faster=2.5), **small)[:2] == (["resized-0.7+recovered"], "resized-0.7+recovered")
+    small["resized-0.7_recovered"] = (3.0, 0.03)
+    small["structured-0.25_recovered_int8"] = (2.8, 0.004)
+    assert tried(Budget(faster=2.5), **small)[1] == "structured-0.25+recovered+int8"
 
 
 def test_what_lost_too_much_is_distilled():

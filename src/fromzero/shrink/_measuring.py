@@ -66,17 +66,20 @@ class Measured:
         return self.latency[-1]
 
 
-def latencies(original: Path, candidate: Path, sample: np.ndarray, threads: int) -> tuple[Latency, ...]:
-    """Of two ONNX files on one sample (1, ...): with one thread, and with `threads`."""
-    return tuple(_latency(original, candidate, sample, each) for each in sorted({1, threads}))
+Shown = tuple[Path, np.ndarray]  # an ONNX file, and a sample (1, ...) as it takes them
 
 
-def _latency(original: Path, candidate: Path, sample: np.ndarray, threads: int) -> Latency:
-    sessions = [session(each, "cpu", threads) for each in (original, candidate)]
+def latencies(original: Shown, candidate: Shown, threads: int) -> tuple[Latency, ...]:
+    """Of two models: with one thread, and with `threads`."""
+    return tuple(_latency(original, candidate, each) for each in sorted({1, threads}))
+
+
+def _latency(original: Shown, candidate: Shown, threads: int) -> Latency:
+    shown = [(session(file, "cpu", threads), sample) for file, sample in (original, candidate)]
     rounds: list[list[list[float]]] = []  # of both models
     began = time.perf_counter()
     while len(rounds) < ROUNDS and (len(rounds) < LEAST_ROUNDS or time.perf_counter() - began < LONGEST):
-        rounds.append([_answered(each, sample) for each in sessions])
+        rounds.append([_answered(*each) for each in shown])
     mine = np.concatenate([each[1] for each in rounds])
     # What disturbs one answer disturbs neither model's fastest of a round; what lasts longer disturbs both models.
     faster = float(np.median([min(theirs) / min(ours) for theirs, ours in rounds]))

@@ -20,13 +20,23 @@ _SAME = ("data", "data_digest", "fold", "without", "classes", "device", "version
 # What the weights hold by now: adapters are merged into them, and what was frozen may move.
 MERGED: Mapping[str, Any] = {
     name: getattr(Recipe(), name)
-    for name in ("freeze", "lora_rank", "dora", "base_quantisation", "init", "pretrained", "checkpointing")
+    for name in (
+        "freeze",
+        "lora_rank",
+        "dora",
+        "base_quantisation",
+        "init",
+        "pretrained",
+        "linear_probe",
+        "checkpointing",
+    )
 }
 
 
-def derived(source: Path, folder: Path, module: Any, structure: Path | None = None) -> Run:
+def derived(source: Path, folder: Path, module: Any, structure: Path | None = None, how: Any = None) -> Run:
     """A run in `folder` with another network or other weights than the one at `source`; `structure` says how the
-    network was pruned. The plan is that of the source: nothing was trained."""
+    network was pruned, `how` another way that pictures become inputs. The plan is that of the source: nothing was
+    trained."""
     run = Run(source)
     plan, record = run.plan(), run.record()
     recipe = dataclasses.replace(plan.recipe, **MERGED)
@@ -34,9 +44,11 @@ def derived(source: Path, folder: Path, module: Any, structure: Path | None = No
     if structure is not None:  # which says what blocks and head there are
         recipe = dataclasses.replace(recipe, blocks="all", head="linear")
         workload = dataclasses.replace(workload, model=f"{pruned.PREFIX}{structure}")
+    if how is not None:
+        workload = dataclasses.replace(workload, input_shape=(workload.input_shape[0], how.size, how.size))
     same = {name: record[name] for name in _SAME if name in record}
     made = runs.create(
-        folder, "", dataclasses.replace(plan, workload=workload, recipe=recipe), run.preprocessing(), **same
+        folder, "", dataclasses.replace(plan, workload=workload, recipe=recipe), how or run.preprocessing(), **same
     )
     checkpoint.save(made.best, {"model": module.state_dict()}, {})
     made.note(status="finished", derived_from=str(source.resolve()))
