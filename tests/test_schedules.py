@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from fromzero.records import SCHEDULES, Recipe
-from fromzero.schedules import ONE_CYCLE_START, learning_rate, plateaus
+from fromzero.schedules import ONE_CYCLE_MOMENTA, ONE_CYCLE_RISE, ONE_CYCLE_START, learning_rate, momentum, plateaus
 
 
 def rates(schedule, steps=100, warmup=0.1, history=()):
@@ -45,6 +46,20 @@ def test_a_plateau_halves_the_rate_once_the_loss_stands_still_for_three_epochs()
     assert rate(1.0, 1.1, 1.1, 1.1) == 0.5
     assert rate(1.0, 1.1, 1.1, 1.1, 0.5, 0.6, 0.6) == 0.5
     assert rate(1.0, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1) == 0.25
+
+
+def test_one_cycle_turns_the_momentum_against_the_rate_as_pytorch_does():
+    """PyTorch's own OneCycleLR as the reference, whose last step is one earlier."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0, momentum=0.9)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=101, pct_start=ONE_CYCLE_RISE)
+    recipe = Recipe(lr=1.0, schedule="one-cycle")
+    for step in range(100):
+        assert momentum(recipe, step, 100) == pytest.approx(optimizer.param_groups[0]["momentum"], abs=0.01)
+        optimizer.step()
+        theirs.step()
+    assert momentum(recipe, 30, 100) == pytest.approx(ONE_CYCLE_MOMENTA[0])
+    assert momentum(Recipe(lr=1.0), 5, 100) is None
 
 
 def test_a_hair_better_is_not_better():

@@ -387,6 +387,26 @@ def test_a_head_is_fitted_to_trained_weights_of_classifiers_only(tmp_path, tiny_
     assert error.value.code == code and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd-momentum", "rmsprop"])
+def test_one_cycle_moves_the_momentum_of_whatever_has_one(pictures, tmp_path, optimizer, monkeypatch):
+    from fromzero import training
+
+    seen, stepped = [], training.stepped
+
+    def spied(job, parts):
+        done = stepped(job, parts)
+        group = job.optimizer.param_groups[0]
+        seen.append(group["betas"][0] if "betas" in group else group["momentum"])
+        return done
+
+    monkeypatch.setattr(training, "stepped", spied)
+    train(pictures, output=tmp_path / "run", **{**WORDS, "epochs": 2}, schedule="one-cycle", optimizer=optimizer)
+    if optimizer == "rmsprop":
+        assert set(seen) == {0}
+    else:
+        assert seen[0] == pytest.approx(0.95) and min(seen) < 0.88 and seen[-1] > seen[len(seen) // 2]
+
+
 def test_the_last_epoch_is_the_result_where_that_is_asked(pictures, tmp_path):
     run = train(pictures, output=tmp_path / "run", **{**WORDS, "epochs": 4, "patience": 1, "lr": 1e-9}, select="last")
     assert run.record()["best"]["epoch"] == 4

@@ -1,4 +1,5 @@
-"""How the learning rate changes over a run: pure functions of the step, so that a resumed run needs no state.
+"""How the learning rate, and with one-cycle the momentum, change over a run: pure functions of the step, so that a
+resumed run needs no state.
 
 rate = recipe.lr x warm-up x the schedule's factor; all but one-cycle warm up over the recipe's share of the steps.
 """
@@ -14,6 +15,7 @@ STEP_AT, STEP_FACTOR = (0.5, 0.75), 0.1  # of the run; He et al. 2016 on CIFAR
 PLATEAU_PATIENCE, PLATEAU_FACTOR = 2, 0.5  # epochs without a better validation loss, and what follows
 PLATEAU_LEAST = 1e-3  # share of the loss that counts as better
 ONE_CYCLE_RISE, ONE_CYCLE_START = 0.3, 1 / 25  # share of the run, of the highest rate; Smith & Topin 2018
+ONE_CYCLE_MOMENTA = (0.85, 0.95)  # at the highest rate and at the lowest; Smith 2018
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int, history: Sequence[Mapping[str, float]] = ()) -> float:
@@ -30,6 +32,18 @@ def learning_rate(recipe: Recipe, step: int, steps: int, history: Sequence[Mappi
     if recipe.schedule == "step":  # by the whole run, not by what the warm-up leaves
         return recipe.lr * _steps(step / steps)
     return recipe.lr * _SHAPES[recipe.schedule]((step - warmup) / max(1, steps - warmup))
+
+
+def momentum(recipe: Recipe, step: int, steps: int) -> float | None:
+    """The momentum (Adam's first beta) of a step; None where it stays as it is. One-cycle lowers it while the rate is
+    high, which takes the place of a small rate's caution."""
+    if recipe.schedule != "one-cycle":
+        return None
+    least, most = ONE_CYCLE_MOMENTA
+    done = step / steps
+    if done < ONE_CYCLE_RISE:
+        return least + (most - least) * _cosine(done / ONE_CYCLE_RISE)
+    return most - (most - least) * _cosine((done - ONE_CYCLE_RISE) / (1 - ONE_CYCLE_RISE))
 
 
 def plateaus(losses: Sequence[float]) -> int:
