@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file
 
@@ -157,6 +158,21 @@ def test_a_language_model_goes_on_from_another_run(writer, tmp_path):
     was, became = (load_file(each.best / "model.safetensors")["embedding.weight"] for each in (writer, run))
     torch.testing.assert_close(became, was, atol=1e-4, rtol=0)
     assert isinstance(generate(run.path, "Count from 3", tokens=4), str)
+
+
+def test_a_head_is_fitted_to_what_a_text_model_knows(reviews, classifier, tmp_path):
+    """Weights that know the words and a head that starts at random: after the fit nothing is left to learn."""
+    from fromzero import checkpoint
+
+    tensors = checkpoint.load(classifier.best, "model")[0]["model"]
+    rest = {name: each for name, each in tensors.items() if not name.startswith("head")}
+    assert len(rest) == len(tensors) - 2
+    file = tmp_path / "body.safetensors"
+    safetensors.torch.save_file(rest, file)
+    words = {"model": "rnn", "epochs": 1, "batch": 16, "lr": 1e-9, "pretrained": str(file), **WORDS}
+    fitted = train(reviews, output=tmp_path / "fitted", linear_probe=True, **words)
+    plain = train(reviews, output=tmp_path / "plain", **words)
+    assert fitted.record()["best"]["val_accuracy"] >= 0.9 > plain.record()["best"]["val_accuracy"]
 
 
 def test_how_a_transformers_model_reads(reviews, tmp_path):

@@ -143,6 +143,21 @@ def test_of_a_transformer_only_products_with_weights_are_quantised(tmp_path):
                 assert made_by[each.input[1]].input[0] in weights, "attention stays in floating point"
 
 
+@pytest.mark.parametrize("freeze", ["1-2", "backbone"])
+def test_a_network_with_frozen_layers_is_cut_like_any_other(freeze):
+    import timm
+
+    from fromzero.models.adapt import adapt
+    from fromzero.records import Recipe
+    from fromzero.shrink.structured import cut
+
+    module, shown = timm.create_model("tf_efficientnet_lite0", num_classes=3), torch.randn(1, 3, 64, 64)
+    wanted = cut(module, shown, 0.25)[1]
+    adapt(module, Recipe(freeze=freeze, freeze_norms=True))
+    smaller, history = cut(module, shown, 0.25)
+    assert history == wanted and smaller(shown).shape == (1, 3)
+
+
 def test_smaller_pictures_are_the_same_network_on_fewer_pixels(tiny_data, tmp_path):
     """Of 64 pixels 32 are left: a fourth of the work, with the same weights, in the run and in what is exported."""
     from fromzero.exporting import export

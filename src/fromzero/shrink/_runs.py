@@ -18,19 +18,8 @@ from fromzero.terminal import Console
 
 _SAME = ("data", "data_digest", "fold", "without", "classes", "device", "versions")
 # What the weights hold by now: adapters are merged into them, and what was frozen may move.
-MERGED: Mapping[str, Any] = {
-    name: getattr(Recipe(), name)
-    for name in (
-        "freeze",
-        "lora_rank",
-        "dora",
-        "base_quantisation",
-        "init",
-        "pretrained",
-        "linear_probe",
-        "checkpointing",
-    )
-}
+_MERGED = ("freeze", "freeze_norms", "lora_rank", "dora", "base_quantisation", "init", "pretrained", "linear_probe")
+MERGED: Mapping[str, Any] = {name: getattr(Recipe(), name) for name in (*_MERGED, "checkpointing")}
 
 
 def derived(source: Path, folder: Path, module: Any, structure: Path | None = None, how: Any = None) -> Run:

@@ -50,7 +50,8 @@ def cut(module: Any, shown: Any, ratio: float) -> tuple[Any, History]:
     forward pass counts on the widths of attention, only the hidden layers behind it are thinned out."""
     failed: Exception | None = None
     for thin in (_everywhere, _hidden):
-        smaller = copy.deepcopy(module).eval()
+        # What hangs on what is read from the graph of the gradients, in which frozen layers are missing.
+        smaller = copy.deepcopy(module).eval().requires_grad_(True)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
