@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from fromzero.launching import STORE, command
 
@@ -313,6 +315,22 @@ def test_a_killed_process_is_started_again_and_the_run_ends_with_the_same_bits(p
     assert process.returncode == 0, told[-3000:]
     assert "Continuing at step" in told
     assert weights(run) == weights(undisturbed) and history(run) == history(undisturbed)
+
+
+@pytest.mark.slow
+def test_the_average_of_two_processes_is_that_of_one(place):
+    """Every process moves the same average, and what is measured and kept is it."""
+    for name, cards, batch in (("average-one", "1", 16), ("average-two", "2", 8)):
+        line = words(place, place / name, "--cards", cards, "--ema", "0.9", "--epochs", "6", batch=batch)
+        done = subprocess.run(line, env=QUIET, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (
+        load_file(place / name / "checkpoints" / "best" / "model.safetensors")
+        for name in ("average-one", "average-two")
+    )
+    moving = load_file(place / "average-two" / "checkpoints" / "last" / "model.safetensors")
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+    assert any(not torch.allclose(moving[name], two[name], atol=1e-4) for name in two)
 
 
 @pytest.mark.slow

@@ -295,7 +295,5 @@ def _check_recipe(recipe: dict[str, Any], on_cpu: bool) -> None:
         raise UsageError("init_or_pretrained")
     if recipe.get("linear_probe") and not recipe.get("pretrained"):
         raise UsageError("probe_of_nothing")
-    alone = {"--ema": recipe.get("ema"), "--freeze gradual": recipe.get("freeze") == "gradual"}
-    alone["--compile"] = recipe.get("compile")
-    if recipe.get("cards", 1) > 1 and any(alone.values()):
-        raise UsageError("one_card_only", flag=next(flag for flag, used in alone.items() if used))
+    if recipe.get("cards", 1) > 1 and recipe.get("compile"):
+        raise UsageError("one_card_only", flag="--compile")

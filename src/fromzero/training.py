@@ -384,7 +384,7 @@ def _climb_down(job: Job, reason: str, *, whole: bool) -> None:
 def _measured(job: Job) -> dict[str, float]:
     """The task's measures of the validation part. Every process answers for its share of it."""
     engine, rows = job.engine, job.unvaried.rows("val")
-    job.engine.agree(job.model)
+    job.engine.agree(job.model if job.averaged is None else job.averaged.module)
     job.judged.eval()
     answered = answers_of(_answers(job), job.unvaried, engine.share(rows))
     found, truth = (engine.gathered(each, len(rows)) for each in answered)
