@@ -318,10 +318,12 @@ def test_a_killed_process_is_started_again_and_the_run_ends_with_the_same_bits(p
 
 
 @pytest.mark.slow
-def test_the_average_of_two_processes_is_that_of_one(place):
-    """Every process moves the same average, and what is measured and kept is it."""
+@pytest.mark.parametrize("more", [(), ("--freeze", "gradual")])
+def test_the_average_of_two_processes_is_that_of_one(place, more):
+    """Every process moves the same average, which is measured and kept; of blocks that thaw one by one, too."""
     for name, cards, batch in (("average-one", "1", 16), ("average-two", "2", 8)):
-        line = words(place, place / name, "--cards", cards, "--ema", "0.9", "--epochs", "6", batch=batch)
+        shutil.rmtree(place / name, ignore_errors=True)
+        line = words(place, place / name, "--cards", cards, "--ema", "0.9", "--epochs", "6", *more, batch=batch)
         done = subprocess.run(line, env=QUIET, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (

@@ -159,7 +159,7 @@ def test_what_launch_refuses(words, code, capsys):
         ({"cards": 3, "nodes": 2}, "cards_over_nodes"),
         ({"cards": 1000}, "cards_missing"),
         ({"cards": 2, "ema": 0.99, "parallel": "fsdp"}, "not_together"),
-        ({"cards": 2, "freeze": "gradual"}, "not_together"),
+        ({"cards": 2, "freeze": "gradual", "parallel": "fsdp"}, "not_together"),
         ({"cards": 2, "precision": "amp-fp16", "parallel": "pipeline"}, "not_together"),
     ],
 )

@@ -167,7 +167,10 @@ class Engine:
             return Staged(model, inputs, self.process, self.processes, self.device, self.autocast)
         if self.recipe.parallel == "ddp":
             ids = [self.device.index] if self.device.type == "cuda" else None
-            return nn.parallel.DistributedDataParallel(model.to(self.device), device_ids=ids)
+            later = self.recipe.freeze == "gradual"  # what thaws later has no gradient yet
+            return nn.parallel.DistributedDataParallel(
+                model.to(self.device), device_ids=ids, find_unused_parameters=later
+            )
         return self._sharded(model)
 
     def _sharded(self, model: nn.Module) -> nn.Module:

@@ -23,7 +23,7 @@ from typing import Any
 from fromzero.errors import RunError, UsageError
 from fromzero.language import say
 from fromzero.machine.process import usable_cores
-from fromzero.records import PARALLEL, Recipe
+from fromzero.records import Recipe
 from fromzero.terminal import Console
 
 RESTARTS = 3  # of all processes of a machine, before the job is given up
@@ -56,7 +56,7 @@ _DIVIDED = ("fsdp", "fsdp-grad-op", "pipeline")
 # What needs the whole model, or changes which weights learn while it is divided: (field, value, where). None: any.
 _ALONE = (
     ("ema", None, _DIVIDED),
-    ("freeze", "gradual", PARALLEL),
+    ("freeze", "gradual", _DIVIDED),
     ("base_quantisation", "nf4", _DIVIDED),
     ("precision", "amp-fp16", ("pipeline",)),
     ("l1", None, ("pipeline",)),

@@ -215,7 +215,8 @@ def _fit(run: Run, manifest: Manifest, console: Console) -> Run:
     if job.engine.main:
         as_planned = job.learner is job.model or job.engine.processes > 1
         watch.finish(run.plan(), whole=as_planned and job.teacher is None)
-        job.console.line(say("train.done", path=run.path, epoch=state.best_epoch, best=_best_text(job)))
+        key = "train.done" if recipe.select == "best" else "train.done_last"
+        job.console.line(say(key, path=run.path, epoch=state.best_epoch, best=_best_text(job)))
     job.engine.close()
     return run
 
