@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from fromzero.errors import UsageError
-from fromzero.models.layers import heads
+from fromzero.models.layers import MlpHead, heads
 
 ITERATIONS = 100  # of L-BFGS, which ends earlier where nothing moves any more
 
 
 def only_head(model: nn.Module) -> nn.Module:
-    """The one classifier of `model`. Raises UsageError where there are several, or one of tokens."""
+    """The one classifier of `model`. Raises UsageError where there are several, or one that reads maps."""
     found = heads(model)
-    if len(found) != 1:
-        raise UsageError("probe_one_head", count=len(found))
+    if len(found) != 1 or not isinstance(found[0], (nn.Linear, MlpHead)):
+        kinds = ", ".join(type(each).__name__ for each in found)
+        raise UsageError("probe_one_head", kinds=kinds)
     return found[0]
 
 

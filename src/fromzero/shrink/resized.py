@@ -36,6 +36,6 @@ def make(source: Source, setting: str, folder: Path, console: Console) -> None:
     try:
         with torch.no_grad():
             open_module(folder).eval()(torch.zeros(1, channels, size, size))
-    except (FromzeroError, RuntimeError, AssertionError) as error:  # each in its own way
+    except (FromzeroError, RuntimeError, ValueError, AssertionError) as error:  # each in its own way
         shutil.rmtree(folder)
         raise NothingToGain("size_is_fixed") from error
