@@ -12,7 +12,9 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
-    ("model", "imgsz"), [("cnn", 256), ("resnet18", 128), ("mobilenetv2_100", 128)], ids=["cnn", "resnet", "mobilenet"]
+    ("model", "imgsz"),
+    [("cnn", 256), ("resnet18", 128), pytest.param("mobilenetv2_100", 128, marks=pytest.mark.slow)],
+    ids=["cnn", "resnet", "mobilenet"],
 )
 def test_memory_of_a_run_is_as_predicted(model, imgsz, tiny_data, tmp_path):
     """In a process of its own: what other tests have left in this one is no part of a run. The heap of a threaded

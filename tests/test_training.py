@@ -155,6 +155,7 @@ KILLS = [
     ("between the two renames of a swap", _IN_SWAP.format(number=4)),
     ("while the best weights are written", _AT_BEST),
 ]  # fmt: skip
+RARE = ("last epoch", "between the two renames of a swap")
 
 
 def child(patch: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -162,7 +163,10 @@ def child(patch: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize(("when", "patch"), KILLS, ids=[when for when, _ in KILLS])
+@pytest.mark.parametrize(
+    ("when", "patch"),
+    [pytest.param(*each, id=each[0], marks=pytest.mark.slow if each[0] in RARE else ()) for each in KILLS],
+)
 def test_killed_and_resumed_is_bit_identical(pictures, whole, tmp_path, when, patch):
     run = tmp_path / "run"
     flags = [f"--{name}={value}" for name, value in WORDS.items()]

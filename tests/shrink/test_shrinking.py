@@ -257,6 +257,7 @@ def test_a_budget_that_the_original_keeps_costs_no_training(run, tmp_path, capsy
     assert kept["best"] == told["best"] and (output / "shrink.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_budget_that_nothing_keeps_is_a_no_without_training(run, tmp_path, capsys):
     words = ["shrink", str(run.path), "--latency", "1000x", "--ratios", "0.5", "-o", str(tmp_path / "out")]
     assert main(words) == 1
