@@ -3,8 +3,8 @@
     fromzero data get fashion-mnist
     python benchmarks/shrink.py [data/fashion-mnist] [--samples 6000] [--models resnet18:5 mobilenetv3_small_100:16]
                                 [--faster 2] [--max-drop 0.01] [--epochs N] [--place FOLDER]
-    python benchmarks/shrink.py data/tux-paint-stamps --samples 0 --imgsz 96 --resize pad --batch 16
-                                --models resnet18:30 mobilenetv2_100:40
+    python benchmarks/shrink.py data/tux-paint-stamps --samples 0 --imgsz 128 --resize pad --batch 16
+                                --models resnet18:20 mobilenetv2_100:30
 
 A part of Fashion-MNIST (the same for all; 28 x 28, grey), each model trained from scratch for the epochs behind its
 name and then given to `fromzero shrink` with a budget: so many times as fast, at most so much accuracy lost. Latency is

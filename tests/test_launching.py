@@ -161,6 +161,7 @@ def test_what_launch_refuses(words, code, capsys):
         ({"cards": 2, "ema": 0.99, "parallel": "fsdp"}, "not_together"),
         ({"cards": 2, "freeze": "gradual", "parallel": "fsdp"}, "not_together"),
         ({"cards": 2, "precision": "amp-fp16", "parallel": "pipeline"}, "not_together"),
+        ({"cards": 2, "linear_probe": True, "parallel": "fsdp"}, "not_together"),
     ],
 )
 def test_what_cannot_be_started(words, code):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fromzero.models.adapt import train_mode
 from fromzero.records import Recipe
-from fromzero.step import Batch, make_optimizer, training_step
+from fromzero.step import Batch, make_optimizer, set_rates, training_step
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-7, 10.0
@@ -55,8 +55,7 @@ def find_lr(
     with torch.random.fork_rng():
         for number, parts in zip(range(steps), batches, strict=False):
             rate = LOWEST * (HIGHEST / LOWEST) ** (number / max(1, steps - 1))
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("lr_scale", 1.0)
+            set_rates(optimizer, rate)
             torch.manual_seed(recipe.seed + number)
             loss = float(training_step(engine, model, loss_of, optimizer, parts, recipe))
             if not math.isfinite(loss):

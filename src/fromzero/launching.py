@@ -61,6 +61,7 @@ _ALONE = (
     ("precision", "amp-fp16", ("pipeline",)),
     ("l1", None, ("pipeline",)),
     ("lr", "find", _DIVIDED),
+    ("linear_probe", None, _DIVIDED),
 )
 
 
@@ -72,7 +73,7 @@ def check(recipe: Mapping[str, Any], device: str) -> None:
     for name, refused, where in _ALONE:
         value = recipe.get(name)
         if cards > 1 and parallel in where and value and refused in (None, value):
-            flag = f"--{name.replace('_', '-')} {value}"
+            flag = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
             raise UsageError("not_together", flag=flag, parallel=parallel)
     if nodes == 1 and not joined() and cards > _cards_here(device):
         raise UsageError("cards_missing", cards=cards, found=_cards_here(device))

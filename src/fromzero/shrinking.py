@@ -121,9 +121,7 @@ def _tried(bench: _Bench, ratios: Sequence[str], student: str | None) -> Iterato
             yield (found := bench.judged(name))
             if found.kept and not budget.open:
                 return
-    if bench.large_pictures and (
-        yield from _stepwise(bench, "resized", ways.way("resized").SETTINGS, quantised, ("", *LEARNT[:1]))
-    ):
+    if (yield from _stepwise(bench, "resized", bench.sizes, quantised, ("", "recovered"))):
         return
     yield from _stepwise(bench, "structured", ratios, quantised, LEARNT)
 
@@ -184,9 +182,13 @@ class _Bench:
         self.task = tasks.trained(run.plan().workload.task)
         self._answered: dict[str, np.ndarray] = {}
         how = run.preprocessing()
-        self.large_pictures = isinstance(how, Preprocessing) and how.size > ways.way("resized").MULTIPLE
-        self._read: dict[str, list[np.ndarray]] = {}
-        self.batches(ORIGINAL)
+        self.sizes: Sequence[str] = ways.way("resized").sizes(how.size) if isinstance(how, Preprocessing) else ()
+        self.data = data_of(run)
+        self.split = "test" if len(self.data.rows("test")) else "val"
+        held = self.task.samples(self.data, how)
+        pairs = list(ordered_batches(held, held.rows(self.split), BATCH))
+        self._read = {repr(how): [inputs.numpy() for inputs, _ in pairs]}
+        self.truth = np.concatenate([targets.numpy() for _, targets in pairs])
 
     def _claim(self) -> None:
         """Refuse a folder that holds what was made of other weights."""
@@ -202,11 +204,10 @@ class _Bench:
         """The samples that all are measured on, as a candidate reads them."""
         how = Run(self.run_of(name)).preprocessing()
         if repr(how) not in self._read:
-            held = self.task.samples(data_of(self.run), how)
-            self.split = "test" if len(held.rows("test")) else "val"
-            pairs = list(ordered_batches(held, held.rows(self.split), BATCH))
-            self.truth = np.concatenate([targets.numpy() for _, targets in pairs])
-            self._read[repr(how)] = [inputs.numpy() for inputs, _ in pairs]
+            held = self.task.samples(self.data, how)
+            self._read[repr(how)] = [
+                inputs.numpy() for inputs, _ in ordered_batches(held, held.rows(self.split), BATCH)
+            ]
         return self._read[repr(how)]
 
     # --- making

@@ -215,7 +215,7 @@ def _start(planned: Plan, manifest: Manifest, how: Any, device: str, console: Co
 def _fit_head(model: Any, planned: Plan, manifest: Manifest, how: Any, device: str, console: Console) -> None:
     """Fit a new head to the training samples as they are, before anything else learns."""
     recipe, task = planned.recipe, tasks.trained(planned.workload.task)
-    samples, entry, head = task.samples(manifest, how), task.entry(how), only_head(model)
+    samples, entry, head = task.samples(manifest, how), task.entry(how).to(device), only_head(model)
     rows = samples.rows("train")
     if len(rows) > PROBED:
         rows = np.sort(np.random.default_rng(recipe.seed).choice(rows, PROBED, replace=False))
@@ -224,7 +224,7 @@ def _fit_head(model: Any, planned: Plan, manifest: Manifest, how: Any, device: s
     found, truth = [], []
     with console.progress(say("train.probing"), len(rows)) as advance:
         for batch in ordered_batches(samples, rows, recipe.batch):
-            inputs, targets = entered(batch, entry.to(device), recipe, device)
+            inputs, targets = entered(batch, entry, recipe, device)
             found.append(features_of(model, head, inputs))
             truth.append(targets)
             advance(len(targets))

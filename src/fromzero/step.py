@@ -70,8 +70,8 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimi
     """The recipe's optimizer over what is trainable. Vectors (norms, biases) get no weight decay. The multi-tensor
     implementation is asked for (or the fused one), so that the planner and the card take the same path.
 
-    With `layer_decay` each depth is a group of its own, whose "lr_scale" is layer_decay^(depths below the head): who
-    sets a group's rate multiplies it by that."""
+    With `layer_decay` each depth is a group of its own, whose "lr_scale" is layer_decay^(depths below the head);
+    `set_rates` multiplies by it."""
     path: dict[str, Any] = {"fused": True} if recipe.fused else {"foreach": True}
     if recipe.fused and recipe.optimizer not in FUSED:
         raise UsageError("no_fused_optimizer", optimizer=recipe.optimizer, known=", ".join(FUSED))
@@ -89,6 +89,17 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimi
         "adamw8bit": lambda: _adamw8bit(groups, lr),
     }
     return make[recipe.optimizer]()
+
+
+def set_rates(optimizer: Any, lr: float, momentum: float | None = None) -> None:
+    """The rate of the next step for every group, and the momentum (Adam's first beta) of those that have one; None
+    leaves it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+        if momentum is not None and "betas" in group:
+            group["betas"] = (momentum, group["betas"][1])
+        elif momentum is not None and group.get("momentum"):
+            group["momentum"] = momentum
 
 
 def _groups(model: torch.nn.Module, recipe: Recipe, lr: float) -> list[dict[str, Any]]:

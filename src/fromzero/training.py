@@ -51,7 +51,7 @@ from fromzero.records import Recipe, to_json
 from fromzero.runs import Run
 from fromzero.runtimes.torch_runtime import open_module
 from fromzero.schedules import learning_rate, momentum
-from fromzero.step import inference_step, make_optimizer
+from fromzero.step import inference_step, make_optimizer, set_rates
 from fromzero.stopping import Stop, stopping
 from fromzero.terminal import Console
 from fromzero.watching import Watch
@@ -323,13 +323,7 @@ def batches_left(job: Job) -> Iterator[Batch]:
 def stepped(job: Job, parts: list[Batch]) -> tuple[torch.Tensor, float]:
     """The next step on batches that are on the device: its loss, and the rate it took."""
     lr = learning_rate(job.recipe, job.state.step, job.total, job.state.history)
-    moving = momentum(job.recipe, job.state.step, job.total)
-    for group in job.optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
-        if moving is not None and "betas" in group:
-            group["betas"] = (moving, group["betas"][1])
-        elif moving is not None and group.get("momentum"):
-            group["momentum"] = moving
+    set_rates(job.optimizer, lr, momentum(job.recipe, job.state.step, job.total))
     loss = _step(job, parts)
     if job.averaged is not None:
         job.averaged.update_parameters(job.model)

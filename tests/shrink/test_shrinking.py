@@ -164,21 +164,19 @@ def test_smaller_pictures_are_the_same_network_on_fewer_pixels(tiny_data, tmp_pa
 
     run = train(tiny_data, model="cnn", output=tmp_path / "run", imgsz=64, epochs=2, batch=7, device="cpu")
     way, source = ways.way("resized"), Source(run.path, run.path, tmp_path, 1)
-    way.make(source, "0.5", tmp_path / "half", Console())
+    assert (way.sizes(64), way.sizes(224), way.sizes(28)) == (("32",), ("160", "128"), ())
+    way.make(source, "32", tmp_path / "half", Console())
     half = Run(tmp_path / "half")
     assert half.preprocessing().size == 32 and half.plan().workload.input_shape == (3, 32, 32)
     assert export(half.path, output=tmp_path / "artifact").path.is_dir()
     assert predict(tmp_path / "artifact", [next(tiny_data.rglob("*.png"))])[0][0].label in run.labels()
-    with pytest.raises(NothingToGain) as why:
-        way.make(Source(half.path, half.path, tmp_path, 1), "0.7", tmp_path / "smaller", Console())
-    assert str(why.value) == "small_already" and not (tmp_path / "smaller").exists()
 
 
 def test_a_network_of_one_size_is_left_at_it(tiny_data, tmp_path):
     words = {"imgsz": 64, "epochs": 1, "batch": 7, "device": "cpu"}
     run = train(tiny_data, model="test_vit", output=tmp_path / "run", **words)
     with pytest.raises(NothingToGain) as why:
-        ways.way("resized").make(Source(run.path, run.path, tmp_path, 1), "0.5", tmp_path / "half", Console())
+        ways.way("resized").make(Source(run.path, run.path, tmp_path, 1), "32", tmp_path / "half", Console())
     assert str(why.value) == "size_is_fixed" and not (tmp_path / "half").exists()
 
 
@@ -318,7 +316,7 @@ def figures(name: str, faster: float, drop: float = 0.0) -> Measured:
 class Table:
     """A bench whose figures stand in a table: (times faster, accuracy lost) by name."""
 
-    large_pictures = True
+    sizes = ("160",)
 
     def __init__(self, budget: Budget, **rows: tuple[float, float]) -> None:
         self.budget, self.trained = budget, []
@@ -326,7 +324,7 @@ class Table:
 
     def timed(self, name: str) -> Latency | Verdict:
         if name not in self.rows:
-            return Verdict(name=name, kept=False, reason="small_already")
+            return Verdict(name=name, kept=False, reason="size_is_fixed")
         return figures(name, self.rows[name][0]).judged
 
     def judged(self, name: str) -> Verdict:
@@ -366,11 +364,11 @@ def test_the_mildest_cut_that_is_fast_enough_after_int8_learns_again():
 
 def test_smaller_pictures_come_before_a_cut_and_learn_only_where_they_must():
     """Fast enough and right as they are; right after training; fast enough, but wrong: then the network is cut."""
-    small = {**CUTS, "resized-0.7": (3.0, 0.004)}
-    assert tried(Budget(faster=2.5), **small) == ([], "resized-0.7", "resized-0.7")
-    small = {**CUTS, "resized-0.7": (3.0, 0.04), "resized-0.7_recovered": (3.0, 0.004)}
-    assert tried(Budget(faster=2.5), **small)[:2] == (["resized-0.7+recovered"], "resized-0.7+recovered")
-    small["resized-0.7_recovered"] = (3.0, 0.03)
+    small = {**CUTS, "resized-160": (3.0, 0.004)}
+    assert tried(Budget(faster=2.5), **small) == ([], "resized-160", "resized-160")
+    small = {**CUTS, "resized-160": (3.0, 0.04), "resized-160_recovered": (3.0, 0.004)}
+    assert tried(Budget(faster=2.5), **small)[:2] == (["resized-160+recovered"], "resized-160+recovered")
+    small["resized-160_recovered"] = (3.0, 0.03)
     small["structured-0.25_recovered_int8"] = (2.8, 0.004)
     assert tried(Budget(faster=2.5), **small)[1] == "structured-0.25+recovered+int8"
 

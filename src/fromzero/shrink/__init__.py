@@ -2,7 +2,8 @@
 
 CHANGES                          "run": it makes a network that can be trained on; "artifact": an exported file
 TRAINS                           whether it takes training, which costs more than all else
-SETTINGS                         what it is tried with, the mildest first: ("0.25", "0.5"); ("",) with nothing to set
+SETTINGS                         what it is tried with, the mildest first: ("0.25", "0.5"); ("",) with nothing to set,
+                                 () where that follows from the model
 make(source, setting, folder, console)
                                  writes the run, or the artifact, into `folder`, which is not there yet. Raises
                                  NothingToGain where this model offers it nothing to work on

@@ -18,8 +18,11 @@ from fromzero.terminal import Console
 
 _SAME = ("data", "data_digest", "fold", "without", "classes", "device", "versions")
 # What the weights hold by now: adapters are merged into them, and what was frozen may move.
-_MERGED = ("freeze", "freeze_norms", "lora_rank", "dora", "base_quantisation", "init", "pretrained", "linear_probe")
-MERGED: Mapping[str, Any] = {name: getattr(Recipe(), name) for name in (*_MERGED, "checkpointing")}
+_RESET = (
+    *("freeze", "freeze_norms", "lora_rank", "dora", "base_quantisation"),
+    *("init", "pretrained", "linear_probe", "checkpointing"),
+)
+MERGED: Mapping[str, Any] = {name: getattr(Recipe(), name) for name in _RESET}
 
 
 def derived(source: Path, folder: Path, module: Any, structure: Path | None = None, how: Any = None) -> Run:

@@ -22,7 +22,8 @@ def title(name: str) -> str:
 def _step_title(way: str, setting: str) -> str:
     if way == "distilled" and setting:
         return say("shrink.step.student", setting=setting)
-    return say(f"shrink.step.{way}", setting=f"{float(setting):.0%}" if setting else "")
+    share = "." in setting  # else pixels, or nothing
+    return say(f"shrink.step.{way}", setting=f"{float(setting):.0%}" if share else setting)
 
 
 def verdict_text(each: Verdict) -> str:

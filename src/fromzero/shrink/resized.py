@@ -1,5 +1,5 @@
 """Smaller pictures: the same network on fewer pixels, which a convolution's work is proportional to. The setting is the
-share of the side that stays. Weights stay as they are; `recovered` may come next. What a picture shows in fine strokes
+side in pixels. Weights stay as they are; `recovered` may come next. What a picture shows in fine strokes
 is lost, so that only measuring tells."""
 
 from __future__ import annotations
@@ -20,18 +20,22 @@ from fromzero.terminal import Console
 
 CHANGES = "run"
 TRAINS = False
-SETTINGS = ("0.7", "0.5")
+SETTINGS = ()  # see `sizes`
+SHARES = (0.7, 0.5)  # of the side
 MULTIPLE = 32  # of pixels: what most networks divide a side by
+
+
+def sizes(side: int) -> tuple[str, ...]:
+    """The settings for pictures of a `side`, the mildest first; none for small ones."""
+    found = {max(1, round(side * each / MULTIPLE)) * MULTIPLE for each in SHARES}
+    return tuple(str(each) for each in sorted(found, reverse=True) if each < side)
 
 
 def make(source: Source, setting: str, folder: Path, console: Console) -> None:
     run = Run(source.run)
     how = run.preprocessing()
     assert isinstance(how, Preprocessing)
-    size = max(1, round(how.size * float(setting) / MULTIPLE)) * MULTIPLE
-    if size >= how.size:
-        raise NothingToGain("small_already")
-    channels = run.plan().workload.input_shape[0]
+    size, channels = int(setting), run.plan().workload.input_shape[0]
     derived(source.run, folder, open_module(source.run), how=dataclasses.replace(how, size=size))
     try:
         with torch.no_grad():
