@@ -1,5 +1,7 @@
 """Small models that answer by rules a test can foresee."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,20 @@ class Threshold:
     def scores(self, batch):
         high = (batch[:, 0] > 0).astype(np.float32) * 0.8 + 0.1
         return np.stack([1 - high, high], 1)
+
+
+@pytest.fixture(scope="session")
+def ready():
+    """Gives a client back once its service has warmed up: while it rehearses, a large request can come too late."""
+
+    def ready(client):
+        for _ in range(500):
+            if client.get("/readyz").status_code == 200:
+                return client
+            time.sleep(0.02)
+        raise AssertionError("never ready")
+
+    return ready
 
 
 @pytest.fixture

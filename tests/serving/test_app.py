@@ -77,13 +77,6 @@ def send(client, *contents, **more):
     return client.post("/predict", files=[("file", (f"{i}.png", each)) for i, each in enumerate(contents)], **more)
 
 
-def wait_until_ready(client):
-    deadline = time.monotonic() + 5
-    while client.get("/readyz").status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_one_picture(client):
     answer = send(client, picture((0, 0, 250)))
     assert answer.status_code == 200
@@ -243,15 +236,15 @@ def test_accept_language_is_read_by_weight():
     assert accepted(";q=x,,;;,en;q=nan,") in (None, "en")
 
 
-def test_readiness_follows_the_warm_up(model):
+def test_readiness_follows_the_warm_up(model, ready):
     model.gate.clear()
     with TestClient(application(model)) as client:
         refused(client.get("/readyz"), 503, "server_not_ready")
         assert client.get("/healthz").json() == {"status": "alive"}
         model.gate.set()
-        wait_until_ready(client)
-        ready = client.get("/readyz").json()
-        assert (ready["status"], ready["model"]) == ("ready", "mean-colour") and ready["capacity"]["model"] > 1
+        ready(client)
+        told = client.get("/readyz").json()
+        assert (told["status"], told["model"]) == ("ready", "mean-colour") and told["capacity"]["model"] > 1
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("broken"), None])
@@ -265,8 +258,8 @@ def test_model_that_fails_its_warm_up_is_never_ready(model, fault):
         assert client.get("/healthz").status_code == 200
 
 
-def test_health_is_answered_while_the_model_works(client, model):
-    wait_until_ready(client)
+def test_health_is_answered_while_the_model_works(client, model, ready):
+    ready(client)
     model.gate.clear()
     answers = []
     senders = [threading.Thread(target=lambda: answers.append(send(client, picture()))) for _ in range(8)]
@@ -283,8 +276,8 @@ def test_health_is_answered_while_the_model_works(client, model):
     assert [each.status_code for each in answers] == [200] * 8
 
 
-def test_a_bug_of_ours_gives_a_number_not_a_traceback(client, model, caplog):
-    wait_until_ready(client)
+def test_a_bug_of_ours_gives_a_number_not_a_traceback(client, model, caplog, ready):
+    ready(client)
     model.fault = RuntimeError("secret detail")
     answer = send(client, picture(), headers={"x-request-id": "abc-1"})
     refused(answer, 500, "server_failed")

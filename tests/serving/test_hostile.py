@@ -27,13 +27,19 @@ class Brightness:
         return np.stack([1 - bright, bright], 1).astype(np.float32)
 
 
-@pytest.fixture
-def client():
+@pytest.fixture(scope="module")
+def service(ready):
     with TestClient(application(Brightness(), max_bytes=2**20, language="en"), raise_server_exceptions=True) as client:
-        check(client)
-        yield client
-        check(client)
-        assert 'status="5' not in client.get("/metrics").text
+        yield ready(client)
+
+
+@pytest.fixture
+def client(service):
+    check(service)
+    yield service
+    check(service)
+    counted = service.get("/metrics").text.splitlines()
+    assert [each for each in counted if 'status="5' in each and 'path="/readyz"' not in each] == []
 
 
 def check(client):

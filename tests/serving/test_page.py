@@ -592,6 +592,7 @@ def fits(page):
 def test_with_the_keyboard_alone(visit, server):
     page = visit(server.url)
     page.on("filechooser", lambda chooser: None)  # from now on it is caught: asked for below, a key can be faster
+    page.locator("#model").wait_for()  # the page has asked which models there are
     order = []
     for _ in range(4):
         page.keyboard.press("Tab")

@@ -23,16 +23,8 @@ from fromzero.serving.batcher import FIRST_HEADROOM, Lane, Overloaded, Times, Wo
 from fromzero.serving.models import hosted
 
 
-def ready(client):
-    for _ in range(500):
-        if client.get("/readyz").status_code == 200:
-            return client
-        time.sleep(0.02)
-    raise AssertionError("never ready")
-
-
 @pytest.fixture
-def rows(threshold):
+def rows(threshold, ready):
     with TestClient(application(threshold, language="en"), raise_server_exceptions=True) as client:
         yield ready(client)
 
@@ -143,7 +135,7 @@ def test_late_answers_lower_what_is_let_in():
     assert workers.headroom < FIRST_HEADROOM and workers.pace > 5
 
 
-def test_several_models_each_under_its_name(shade, threshold):
+def test_several_models_each_under_its_name(shade, threshold, ready):
     with TestClient(application({"shade": shade, "rows": threshold}, language="en")) as client:
         ready(client)
         listed = client.get("/models").json()
