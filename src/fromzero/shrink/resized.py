@@ -21,7 +21,7 @@ from fromzero.terminal import Console
 CHANGES = "run"
 TRAINS = False
 SETTINGS = ()  # see `sizes`
-SHARES = (0.7, 0.5)  # of the side
+SHARES = (0.8, 0.7, 0.5)  # of the side
 MULTIPLE = 32  # of pixels: what most networks divide a side by
 
 
