@@ -54,7 +54,8 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "regularisation": {
         "--augmentation none": {"augmentation": "none"},
         "--label-smoothing 0.1": {"label_smoothing": 0.1},
-        "--dropout 0.2": {"dropout": 0.2},
+        "--head mlp": {"head": "mlp"},  # brings the dropout that `cnn` itself has none of
+        "--head mlp --dropout 0.2": {"head": "mlp", "dropout": 0.2},
         "--ema 0.99": {"ema": 0.99},
         "--mix mixup": {"mix": "mixup"},
         "--weight-decay 0.3": {"weight_decay": 0.3},

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import http.client
 import io
 import json
 import logging
@@ -384,9 +385,14 @@ def running(artifact, *flags):
             process.kill()
 
 
+def form(content):
+    return b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + content + b"\r\n--x--\r\n"
+
+
 def upload(url, content):
-    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + content + b"\r\n--x--\r\n"
-    request = urllib.request.Request(f"{url}predict", body, {"content-type": "multipart/form-data; boundary=x"})
+    request = urllib.request.Request(
+        f"{url}predict", form(content), {"content-type": "multipart/form-data; boundary=x"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.status, json.load(answer)
@@ -431,6 +437,38 @@ def test_upload_in_flight_is_answered_before_the_end(artifact):
         assert b" 200 OK" in answer and b'"blue"' in answer
         _, errors = process.communicate(timeout=10)
         assert process.returncode == 0 and errors == ""
+
+
+@posix
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_who_sends_without_a_pause_loses_nothing_at_the_end(artifact, workers):
+    """Every request on a living connection is answered; the last answer says that the connection ends."""
+    kind, body = "multipart/form-data; boundary=x", form(picture((0, 0, 250)))
+    ends, lost = [], []
+
+    def visitor(address):
+        connection = http.client.HTTPConnection(address, timeout=10)
+        try:
+            while True:
+                connection.request("POST", "/predict", body, {"content-type": kind})
+                answer = connection.getresponse()
+                answer.read()
+                if answer.headers.get("connection") == "close":
+                    ends.append(answer.status)
+                    return
+        except OSError as error:
+            lost.append(error)
+
+    with running(artifact, "--quiet", "--workers", workers) as (process, url):
+        visitors = [threading.Thread(target=visitor, args=(url.split("/")[2],)) for _ in range(8)]
+        for each in visitors:
+            each.start()
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        for each in visitors:
+            each.join(10)
+        process.communicate(timeout=10)
+    assert lost == [] and ends == [200] * 8
 
 
 def test_starts_without_torch(artifact):

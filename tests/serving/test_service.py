@@ -258,6 +258,34 @@ def test_a_killed_worker_is_replaced_and_a_new_version_taken_up(artifact, tmp_pa
             process.kill()
 
 
+@posix
+@pytest.mark.slow
+def test_a_worker_that_cannot_start_any_more_does_not_end_the_others(artifact, tmp_path):
+    served = tmp_path / "served"
+    shutil.copytree(artifact, served)
+    model = served / json.loads((served / "artifact.json").read_text())["file"]
+    whole = model.read_bytes()
+    command = [sys.executable, "-m", "fromzero", "serve", str(served), "--port", "0", "--workers", "2", "--lang", "en"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            url = re.search(r"http://\S+/", process.stdout.readline())[0]
+            wait_for(lambda: len(children(process.pid)) == 2)
+            time.sleep(3)  # both have opened it
+            model.write_bytes(b"broken")
+            first, other = children(process.pid)
+            os.kill(first, signal.SIGKILL)
+            wait_for(lambda: set(children(process.pid)) == {other})
+            time.sleep(1)
+            assert urllib.request.urlopen(url + "models", timeout=30).status == 200
+            model.write_bytes(whole)
+            wait_for(lambda: len(set(children(process.pid)) - {first, other}) == 1)
+            process.terminate()
+            _, errors = process.communicate(timeout=20)
+            assert process.returncode == 0 and "could not start; 1 go on" in errors
+        finally:
+            process.kill()
+
+
 def children(pid):
     import psutil
 

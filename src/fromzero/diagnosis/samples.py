@@ -126,6 +126,8 @@ def _nearly(facts: Facts) -> dict[int, set[int]]:
     themselves, and must be far fewer."""
     from sklearn.neighbors import NearestNeighbors
 
+    if facts.kind == "lm":  # windows of one text after the other: the next is always near
+        return {}
     manifest = facts.manifest
     train, val = facts.some("train", COMPARED), facts.some("val", COMPARED // 4)
     if len(train) < LEAST_COMPARED or len(val) < LEAST_COMPARED:

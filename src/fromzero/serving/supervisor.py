@@ -21,14 +21,18 @@ from fromzero.language import say
 QUICK = 1.0  # a worker that lives shorter than this many seconds failed to start
 MOST_QUICK = 5  # such failures in a row, then it is given up
 PAUSE = 0.2  # seconds between them
+AGAIN = 5.0  # seconds until one that could not start is tried again, while others answer
 REFUSED = 100  # exit status of a worker, above its error's own, when it cannot serve what it is given
 
 
-def supervise(count: int, work: Callable[[bool], None], quiet: bool) -> int:
-    """Keep `count` processes in `work(announces)` until SIGINT or SIGTERM, which they get as SIGTERM; SIGHUP is passed
-    on. Only the first is asked to announce the service. Gives the exit status: 0, or that of the error a worker ended
-    with because it cannot serve at all. Raises FromzeroError if workers keep dying as they start."""
-    family = _Family(work)
+def supervise(
+    count: int, work: Callable[[bool], None], quiet: bool, refuse_more: Callable[[], None] = lambda: None
+) -> int:
+    """Keep `count` processes in `work(announces)` until SIGINT or SIGTERM, which they get as SIGTERM after
+    `refuse_more()`; SIGHUP is passed on. Only the first is asked to announce the service. Gives the exit status: 0, or
+    that of the error with which the last worker ended because it cannot serve at all. Raises FromzeroError if workers
+    keep dying as they start."""
+    family = _Family(work, refuse_more)
     before = {each: signal.signal(each, family.told) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         for number in range(count):
@@ -43,8 +47,8 @@ def supervise(count: int, work: Callable[[bool], None], quiet: bool) -> int:
 class _Family:
     """The living workers by process id, with the moment each was started."""
 
-    def __init__(self, work: Callable[[bool], None]) -> None:
-        self.work = work
+    def __init__(self, work: Callable[[bool], None], refuse_more: Callable[[], None]) -> None:
+        self.work, self.refuse_more = work, refuse_more
         self.alive: dict[int, float] = {}
         self.stopping = False
         self._read, self._write = os.pipe()  # closes when the parent dies, however it dies: workers watch it
@@ -89,6 +93,7 @@ class _Family:
     def told(self, number: int, frame: object) -> None:
         if number != signal.SIGHUP:
             self.stopping = True
+            self.refuse_more()  # who came now would wait for nobody
         for each in list(self.alive):
             os.kill(each, signal.SIGHUP if number == signal.SIGHUP else signal.SIGTERM)
 
@@ -103,18 +108,30 @@ class _Family:
 
 
 def _watch(family: _Family, quiet: bool) -> int:
-    failures = 0
+    failures = missing = 0
+    again = 0.0  # when those who are missing are tried again
     while family.alive:
-        process, ended = os.waitpid(-1, 0)
-        lived = time.monotonic() - family.alive.pop(process, 0.0)
+        process, ended = _ended(family, again) if missing else os.waitpid(-1, 0)
+        if not process:
+            for _ in range(missing):
+                family.start()
+            missing = 0
+            continue
+        now = time.monotonic()
+        lived = now - family.alive.pop(process, 0.0)
         if family.stopping:
             continue
         status = os.waitstatus_to_exitcode(ended)
-        if status > REFUSED:
-            return status - REFUSED
         failures = failures + 1 if lived < QUICK else 0
-        if failures >= MOST_QUICK:
-            raise FromzeroError("worker_failed", status=status)
+        if status > REFUSED or failures >= MOST_QUICK:
+            # Those who came before it found what they needed and go on answering: the model was damaged since.
+            if not any(now - started > lived + QUICK for started in family.alive.values()):
+                if status > REFUSED:
+                    return status - REFUSED
+                raise FromzeroError("worker_failed", status=status)
+            failures, missing, again = 0, missing + 1, now + AGAIN
+            print(say("serve.short", pid=process, left=len(family.alive), seconds=AGAIN), file=sys.stderr, flush=True)
+            continue
         if failures:
             time.sleep(PAUSE)
         if family.stopping:
@@ -124,6 +141,16 @@ def _watch(family: _Family, quiet: bool) -> int:
         if not quiet:
             print(say("serve.respawned", pid=process, reason=reason, fresh=fresh), file=sys.stderr, flush=True)
     return 0
+
+
+def _ended(family: _Family, until: float) -> tuple[int, int]:
+    """A process that ended, and how; 0 if none did until then."""
+    while time.monotonic() < until or family.stopping:
+        process, ended = os.waitpid(-1, os.WNOHANG)
+        if process:
+            return process, ended
+        time.sleep(PAUSE)
+    return 0, 0
 
 
 def _end_with_the_parent(pipe: int) -> None:
