@@ -9,7 +9,7 @@ import pytest
 
 from fromzero.crossing import SUMMARY, cross_validate, summary
 from fromzero.errors import RunError, UsageError
-from fromzero.predicting import given, open_classifier
+from fromzero.predicting import classify, given, open_classifier
 from fromzero.preparing import prepare
 
 WORDS = {"model": "mlp", "epochs": 2, "batch": 16, "device": "cpu"}
@@ -70,6 +70,36 @@ def test_refusals(rows, tmp_path):
     assert error.value.code == "too_many_folds" and not (tmp_path / "out").exists()
 
 
+def test_another_cross_validation_is_not_taken_for_this_one(made, rows, tmp_path):
+    """Its folds are finished: they would be told as figures of what was asked for now."""
+    other = tmp_path / "other.csv"
+    other.write_bytes(rows.read_bytes())
+    for data, words in ((other, WORDS), (rows, {**WORDS, "dropout": 0.5})):
+        with pytest.raises(RunError) as error:
+            cross_validate(data, 3, output=made[1], **words)
+        assert error.value.code == "another_cross_validation"
+
+
+def test_files_are_read_as_training_reads_them(made, rows, tmp_path):
+    classifier = open_classifier(made[1] / "fold-1")
+    wanted = [row for _, row in given(classifier, str(rows))]
+    text = rows.read_text(encoding="utf-8")
+    for name, content in (
+        ("a.csv", text.replace(",", ";").encode("utf-16")),
+        ("a.tsv", text.replace(",", "\t").encode("gb18030")),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert [row for _, row in given(classifier, str(tmp_path / name))] == wanted
+
+
+def test_a_typed_row_with_a_misspelt_column_is_refused(made):
+    classifier = open_classifier(made[1] / "fold-1")
+    ((_, row),) = given(classifier, '{"a": 1, "bogus": 2}')
+    with pytest.raises(UsageError) as error:
+        classify(classifier, row)
+    assert error.value.code == "unknown_column"
+
+
 def test_rows_are_given_by_their_columns(made, rows):
     classifier = open_classifier(made[1] / "fold-1")
     assert [name for name, _ in given(classifier, str(rows))][:2] == [f"{rows}:1", f"{rows}:2"]
@@ -79,7 +109,7 @@ def test_rows_are_given_by_their_columns(made, rows):
         ("{", "not_a_row"),
         ("[1]", "not_a_row"),
         ('{"x": 1}', "no_known_column"),
-        ("n.csv", "not_a_row"),
+        ("n.csv", "no_text_file"),
     ):
         with pytest.raises(UsageError) as error:
             list(given(classifier, word))

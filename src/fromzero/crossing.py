@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 import statistics as stats
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from fromzero.terminal import Console
 from fromzero.training import resume
 
 SUMMARY = "cross-validation.json"
+ASKED = "asked.json"  # what it is of: data and words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +46,12 @@ def cross_validate(
 ) -> CrossValidation:
     """Train and evaluate `folds` runs, `output`/fold-1 and so on: in each, one fold is the test part and a validation
     part is taken from the rest. The other words are those of `train`. Folds that are finished are kept and one that was
-    cut off goes on, so the same call continues after a crash. Raises UsageError for fewer than two folds."""
+    cut off goes on, so the same call continues after a crash. Raises UsageError for fewer than two folds, and RunError
+    where `output` holds one of other data or with other words."""
     console = console or Console()
     if folds < 2:
         raise UsageError("bad_fold", fold=0, folds=folds)
+    _claim(Path(output), data, words)
     found: list[Evaluation | LanguageEvaluation] = []
     runs = []
     for number in range(folds):
@@ -60,9 +65,28 @@ def cross_validate(
     return made
 
 
+def _claim(output: Path, data: Path | str, words: Mapping[str, Any]) -> None:
+    """Write down what this is of; refuse a folder that holds something else."""
+    where = str(data) if "://" in str(data) else str(Path(data).resolve())
+    asked = json.loads(json.dumps({"data": where, "words": to_json(words)}))
+    path = output / ASKED
+    if path.is_file():
+        if json.loads(path.read_text(encoding="utf-8")) != asked:
+            raise RunError("another_cross_validation", path=output)
+    elif (output / "fold-1" / "run.json").is_file():
+        raise RunError("another_cross_validation", path=output)
+    else:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(path, asked)
+
+
 def _trained(path: Path, data: Path | str, fold: tuple[int, int], console: Console, words: Mapping[str, Any]) -> Run:
     if not (path / "run.json").is_file():
-        return train(data, output=path, fold=fold, console=console, **words)
+        try:
+            return train(data, output=path, fold=fold, console=console, **words)
+        finally:
+            if [each.name for each in path.parent.iterdir()] == [ASKED]:  # refused before anything was written
+                shutil.rmtree(path.parent)
     if tuple(Run(path).record().get("fold") or ()) != fold:
         raise RunError("run_exists", path=path)
     return resume(path, console)

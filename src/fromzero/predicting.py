@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import heapq
 import importlib
 import json
@@ -16,7 +15,7 @@ import numpy as np
 
 from fromzero import runtimes
 from fromzero.data.inputs import prepared
-from fromzero.errors import RunError, UsageError
+from fromzero.errors import DataError, RunError, UsageError
 from fromzero.records import Prediction
 from fromzero.runs import Run
 from fromzero.runtimes import Classifier
@@ -39,39 +38,90 @@ def task_of(path: Path | str) -> str:
 
 def given(classifier: Classifier, word: str) -> Iterator[tuple[str, Any]]:
     """The samples that a word of the command line stands for, with what a person calls each: a picture's path; a text,
-    or the file that holds it (.txt); a row as a JSON object, or a file of rows (.csv, .json)."""
+    the file that holds it (.txt), or a file of rows with a column of texts; a row as a JSON object, or a file of rows.
+    Files are read as training reads them. Raises UsageError, and DataError for a file that cannot be read."""
     if classifier.task == "text":
-        path = Path(word)
-        named = word.lower().endswith(".txt") and len(word.split()) == 1
-        if named and not path.is_file():
-            raise UsageError("no_text_file", path=path)
-        yield word, path.read_text(encoding="utf-8", errors="replace") if named else word
+        yield from _texts(word)
     elif classifier.task == "table":
-        how = classifier.preprocessing
-        known = {name for name, *_ in (*how.numbers, *how.words)}
-        for number, row in enumerate(_rows(word), 1):
-            kept = {name: value for name, value in row.items() if name in known}
-            if not kept:
-                raise UsageError("no_known_column", columns=", ".join(sorted(known)))
-            yield f"{word}:{number}" if not word.lstrip().startswith("{") else word, kept
+        yield from _rows(classifier, word)
     else:
         yield word, Path(word)
 
 
-def _rows(word: str) -> list[dict[str, Any]]:
-    """Rows by their columns."""
+def _texts(word: str) -> Iterator[tuple[str, str]]:
+    from fromzero.data.rows import reading
+
+    path = _file(word, (*reading.SUFFIXES, *reading.RUNNING))
+    if path is None:
+        yield word, word
+    elif path.suffix.lower() in reading.RUNNING:
+        yield word, path.read_text(encoding=reading.encoding(path))
+    else:
+        from fromzero.data.rows.roles import roles_of
+
+        rows = reading.opened(path)
+        column = roles_of(rows, None, None).get("text") or (rows.columns[0] if len(rows.columns) == 1 else None)
+        if column is None:
+            raise UsageError("no_text_column", path=path, columns=", ".join(rows.columns))
+        for number, row in _numbered(rows):
+            yield f"{word}:{number}", str(row.get(column) or "")
+
+
+def _rows(classifier: Classifier, word: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows by their columns. Those of a file may have columns beside the model's; a row that was typed may not: one
+    that is spelt wrongly would go unnoticed."""
+    from fromzero.data.rows import reading
+
+    how = classifier.preprocessing
+    known = {name for name, *_ in (*how.numbers, *how.words)}
+    path = _file(word, reading.SUFFIXES)
+    if path is None:
+        found = _objects(word, word)
+    elif path.suffix.lower() == ".json":  # it may have several lines
+        found = _objects(word, path.read_text(encoding=reading.encoding(path)))
+    else:
+        found = _numbered(reading.opened(path))
+    for number, row in found:
+        kept = {name: value for name, value in row.items() if name in known}
+        if not kept:
+            raise UsageError("no_known_column", columns=", ".join(sorted(known)))
+        typed = path is None and word.lstrip().startswith("{")
+        yield word if typed else f"{word}:{number}", kept if path else row
+
+
+def _file(word: str, suffixes: tuple[str, ...]) -> Path | None:
+    """The file that a word names: one that is there, or a single word that ends as such files do. Raises UsageError for
+    that if it is not there."""
+    path = Path(word)
+    if not word.lower().endswith(suffixes) or "\n" in word:
+        return None
+    if path.is_file():
+        return path
+    if len(word.split()) > 1:
+        return None
+    raise UsageError("no_text_file", path=path)
+
+
+def _objects(word: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        if word.lower().endswith(".csv"):
-            with Path(word).open(encoding="utf-8-sig", newline="") as file:
-                return list(csv.DictReader(file))
-        text = Path(word).read_text(encoding="utf-8") if word.lower().endswith(".json") else word
         found = json.loads(text)
         rows = found if isinstance(found, list) else [found]
         if not all(isinstance(each, dict) for each in rows):
             raise ValueError("no object")
-        return rows
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise UsageError("not_a_row", word=word[:80], reason=error) from error
+    return enumerate(rows, 1)
+
+
+def _numbered(rows: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a file, from 1. Raises DataError for one without any."""
+    number = 0
+    for some in rows.objects():
+        for _, row in some:
+            number += 1
+            yield number, row
+    if not number:
+        raise DataError("no_rows", path=rows.path)
 
 
 def classify(classifier: Classifier, given: Any, top: int = 5) -> list[Prediction]:

@@ -33,8 +33,8 @@ _ORANGE_TYPES = {"d", "discrete", "c", "continuous", "s", "string", "t", "time",
 @dataclass(frozen=True)
 class Rows:
     """A file of rows: its columns, and `batches()`, a fresh pass over it. Columns of a text file are all text, with ""
-    for what is missing. `objects()` is the same pass as lists of (line, object), for JSON and Parquet. `target`, `text`
-    and `extra` are what an Orange file says of its columns."""
+    for what is missing. `objects()` is the same pass as lists of (line, object), without pyarrow but for Parquet;
+    running text has none. `target`, `text` and `extra` are what an Orange file says of its columns."""
 
     path: Path
     columns: tuple[str, ...]
@@ -134,7 +134,19 @@ def _delimited(path: Path) -> Rows:
     def batches() -> Iterator[Any]:
         return _csv_batches(path, name, delimiter, columns, header)
 
-    return Rows(path, columns, batches, **said)
+    def objects() -> Iterator[list[tuple[int, dict[str, Any]]]]:
+        with path.open(encoding=name, newline="") as file:
+            records = itertools.islice(enumerate(filter(None, _records(path, file, delimiter)), 1), header, None)
+            while some := list(itertools.islice(records, LINES)):
+                for number, row in some:
+                    if len(row) != len(columns):
+                        line, text = _line(path, name, delimiter, number), delimiter.join(row)[:EXCERPT]
+                        raise DataError(
+                            "row_width", path=path, line=line, wanted=len(columns), found=len(row), text=text
+                        )
+                yield [(number, dict(zip(columns, row, strict=True))) for number, row in some]
+
+    return Rows(path, columns, batches, objects, **said)
 
 
 def _orange(columns: tuple[str, ...], types: list[str], flags: list[str]) -> dict[str, Any]:
