@@ -122,7 +122,7 @@ def test_variations_of_pictures_are_refused_for_texts(reviews, tmp_path):
         assert caught.value.code == "no_such_variation" and "erase" in caught.value.fix
     with pytest.raises(UsageError) as caught:
         train(reviews, model="rnn", resize="pad", output=tmp_path / "none", **WORDS)
-    assert caught.value.code == "resize_without_pictures"
+    assert caught.value.code == "flag_for_other_data"
 
 
 def test_a_language_model_learns_and_writes(writer):

@@ -40,8 +40,16 @@ def prepare(
         rule = manifest.rule
         groups = values(manifest, rule.how, rule.by) if rule.how in ("grouped", "time") else None
         manifest = save(split(manifest, values=groups))
+    if console is not None and (names := _untrained(manifest)):
+        console.line(say("data.untrained", names=", ".join(names)))
     manifest = manifest if fold is None else _folded(manifest, fold)
     return _reduced(manifest, without) if len(without) else manifest
+
+
+def _untrained(manifest: Manifest) -> list[str]:
+    """Classes that only held-out parts have."""
+    trained, held = (set(manifest["label"][manifest.rows(part)].tolist()) for part in ("train", "test"))
+    return [manifest.classes[each] for each in sorted(held - trained) if 0 <= each < len(manifest.classes)]
 
 
 def _reduced(manifest: Manifest, without: Sequence[int | str]) -> Manifest:

@@ -85,8 +85,16 @@ def train(
         raise UsageError("kind_not_for_model", path=data, kind=say(f"kind.{manifest.kind}"), model=model, kinds=kinds)
     if recipe.get("linear_probe") and workload_task == "lm":
         raise UsageError("probe_of_tokens", model=model)
-    if resize is not None and manifest.kind != "pictures":
-        raise UsageError("resize_without_pictures", model=model)
+    pictures = manifest.kind == "pictures"
+    for flag, useless in (
+        ("--resize", resize is not None and not pictures),
+        ("--imgsz", imgsz is not None and not pictures),
+        ("--seq", seq is not None and pictures),
+        ("--sampling", recipe.get("sampling", "natural") != "natural" and not manifest.classes),
+        ("--class-weights", recipe.get("class_weights", "none") != "none" and not manifest.classes),
+    ):
+        if useless:
+            raise UsageError("flag_for_other_data", flag=flag, model=model)
     if recipe.get("init") == "cooccurrence" and workload_task not in ("text", "lm"):
         raise UsageError("init_without_tokens", model=model)
     for word in ("augmentation", "mix"):
@@ -293,6 +301,8 @@ def _check_recipe(recipe: dict[str, Any], on_cpu: bool) -> None:
     launching.check(recipe, "cpu" if on_cpu else "cuda")
     if recipe.get("init") == "cooccurrence" and recipe.get("pretrained"):
         raise UsageError("init_or_pretrained")
+    if recipe.get("dora") and not recipe.get("lora_rank"):
+        raise UsageError("dora_without_lora")
     if recipe.get("linear_probe") and not recipe.get("pretrained"):
         raise UsageError("probe_of_nothing")
     if recipe.get("cards", 1) > 1 and recipe.get("compile"):

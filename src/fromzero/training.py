@@ -578,7 +578,8 @@ def _not_finite(job: Job) -> RunError:
     """The error, noted in the run for who looks for the reason."""
     if job.engine.main:
         job.run.note(failed={"code": "loss_not_finite", "step": job.state.step})
-    return RunError("loss_not_finite", step=job.state.step, path=job.run.path)
+    kept = say("train.keeps_last", path=job.run.path) if checkpoint.exists(job.run.last) else ""
+    return RunError("loss_not_finite", step=job.state.step, kept=kept)
 
 
 def _seed(seed: int, device: torch.device) -> None:

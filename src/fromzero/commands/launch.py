@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fromzero.cli import parser_of
 from fromzero.commands import _words
 from fromzero.language import say
 from fromzero.launching import FORMATS, Job, check_shape, words_of
@@ -31,7 +32,9 @@ def run(options: argparse.Namespace) -> int:
         name: getattr(options, name) for name in ("name", "nodes", "cards", "hours", "partition", "image", "claim")
     }
     run_folder = options.run or f"runs/{options.name}"
-    job = Job(words=words_of(options.words), run=run_folder, mount=options.mount, **given)
+    words = words_of(options.words)
+    parser_of("train").parse_args(list(words))  # what it cannot read must not wait in a queue to be refused
+    job = Job(words=words, run=run_folder, mount=options.mount, **given)
     text = FORMATS[options.to](job)
     if options.output is None:
         print(text, end="")

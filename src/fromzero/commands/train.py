@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help=say("flag.device"))
     parser.add_argument("--folds", type=_words.within(int, 2), metavar="N", help=say("flag.folds"))
     parser.add_argument("--target", type=_words.within(float, 0), metavar="N", help=say("flag.target"))
-    parser.add_argument("--budget", type=_words.within(int, 1), default=8, metavar="RUNS", help=say("flag.budget"))
+    parser.add_argument("--budget", type=_words.within(int, 1), metavar="RUNS", help=say("flag.budget"))
     parser.add_argument("--track", metavar="NAMES", default="", help=say("flag.track"))
     parser.add_argument("--json", action="store_true", help=say("flag.json"))
     _words.add_recipe(parser)
@@ -43,12 +43,15 @@ def run(options: argparse.Namespace) -> int:
     if options.apply:
         done = _applied(options, console)
     elif options.resume is not None:
+        _alone(options)
         done = resume(options.resume, console)
     else:
         words = {**_from_plan(options.plan), **_words.given(options, "model", "imgsz", "resize", "seq")}
         words |= {"output": options.output, "device": options.device, "track": options.track}
         if options.folds and options.target is not None:
             raise UsageError("target_or_folds")
+        if options.budget and options.target is None:
+            raise UsageError("budget_without_target")
         if options.target is not None:
             return _improved(options, words, console)
         if options.folds:
@@ -59,6 +62,15 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(done.path)
     return 0
+
+
+def _alone(options: argparse.Namespace) -> None:
+    """A run goes on as it was started: refuse what would be passed over."""
+    names = ("model", "output", "imgsz", "resize", "seq", "plan", "folds", "target", "budget")
+    given = list(_words.given(options, *names)) + (["track"] if options.track else [])
+    given += ["device"] if options.device != "auto" else []
+    if given:
+        raise UsageError("resume_with_words", flags=", ".join(f"--{each.replace('_', '-')}" for each in given))
 
 
 def _applied(options: argparse.Namespace, console: Terminal) -> Any:
@@ -90,7 +102,8 @@ def _improved(options: argparse.Namespace, words: dict[str, Any], console: Termi
     from fromzero.runs import next_free
 
     output = words.pop("output") or next_free(f"{Path(options.data).resolve().name}-target")
-    made = improve(options.data, options.target, options.budget, output=output, console=console, **words)
+    words |= _words.given(options, "budget")
+    made = improve(options.data, options.target, output=output, console=console, **words)
     print(json.dumps(to_json(made), indent=1, ensure_ascii=False) if options.json else summary(made))
     return 0 if made.reached else 1
 

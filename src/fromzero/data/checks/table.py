@@ -88,12 +88,13 @@ def features(manifest: Manifest, rows: np.ndarray) -> Any:
 
 
 def _values(table: Any, name: str, numeric: bool) -> np.ndarray:
-    """A column as float64 with NaN for missing, or as codes of its categories with -1."""
+    """A column as float64 with NaN for what is missing or infinite, or as codes of its categories with -1."""
     import pyarrow.compute as compute
 
     column = table.column(name)
     if numeric:
-        return np.asarray(column.to_numpy(), np.float64)
+        values = np.asarray(column.to_numpy(), np.float64)
+        return np.where(np.isfinite(values), values, np.nan)
     words = compute.unique(column.drop_null())
     return compute.fill_null(compute.index_in(column, words), -1).to_numpy()
 
