@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fromzero import language
-from fromzero.cli import main, parser_of, words
+from fromzero.cli import main, words
+from fromzero.commands._parsing import parser_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").rglob("*.md"))]

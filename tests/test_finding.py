@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import cross_entropy
 
-from fromzero.cli import parser_of
+from fromzero.commands._parsing import parser_of
 from fromzero.engine import start
 from fromzero.errors import UsageError
 from fromzero.finding import HIGHEST, LOWEST, STEPS, find_lr, read_curve

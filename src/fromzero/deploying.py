@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -20,8 +21,10 @@ from fromzero import deployments
 from fromzero.deployments import MODEL, REQUIREMENTS, Service, Tensor
 from fromzero.errors import MissingPackage, RunError, UnknownName, UsageError
 from fromzero.files import disk_error
+from fromzero.runtimes._artifact import DESCRIPTION
 
 EXTRA = "serve"
+IMAGE = r"[a-z0-9][\w.:/@-]*"  # what a registry's image may be called, and no more
 NAME = r"[a-z]([-a-z0-9]{0,48}[a-z0-9])?"  # a DNS label, with room for what systems put behind it
 
 
@@ -37,24 +40,29 @@ class Deployment:
 
 def deploy(artifact: Path | str, to: str, output: Path | str | None = None, **settings: Any) -> Deployment:
     """Write the folder (default: deploy-<to>) with which the system `to`, a file of deployments/, runs an artifact.
-    `settings` are fields of Service: name, gpu, port, replicas, image.
+    `settings` are fields of Service: name, gpu, port, replicas, image; None stands for the target's own.
 
     Raises UnknownName for another system, RunError for what is no whole ONNX artifact, UsageError for a folder that
-    holds something, or a name that is none."""
+    holds something, a name that is none, or a setting that this target has no use for."""
     if to not in deployments.known():
         raise UnknownName("target", to, deployments.known())
     folder = Path(output) if output else Path(f"deploy-{to}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError("folder_not_empty", path=folder)
-    service = _service(Path(artifact), settings)
     target = deployments.target(to)
+    settings = {name: value for name, value in settings.items() if value not in (None, "", False)}
+    for name in sorted(set(settings) & set(target.UNUSED)):
+        raise UsageError("setting_unused", flag=f"--{name}", target=to)
+    if not re.fullmatch(IMAGE, settings.get("image", "x")):
+        raise UsageError("not_an_image", image=settings["image"])
+    service = _service(Path(artifact), settings)
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
         beside.mkdir(parents=True)
         for name, content in target.files(service).items():
             _put(beside / name, content)
         if target.PACKAGED:
-            shutil.copytree(artifact, beside / MODEL)
+            _copy(Path(artifact), beside / MODEL)
             wheel = pack(beside)
             _put(beside / REQUIREMENTS, requirements(wheel.name))
         if folder.exists():
@@ -66,6 +74,14 @@ def deploy(artifact: Path | str, to: str, output: Path | str | None = None, **se
         shutil.rmtree(beside, ignore_errors=True)
     written = sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())
     return Deployment(folder, to, tuple(written), tuple(target.after(service)))
+
+
+def _copy(artifact: Path, folder: Path) -> None:
+    """The files that the artifact names: what else lies there (pictures that were explained) is nobody's business."""
+    about = json.loads((artifact / DESCRIPTION).read_text(encoding="utf-8"))
+    folder.mkdir()
+    for name in (DESCRIPTION, *about["sha256"]):
+        shutil.copyfile(artifact / name, folder / name)
 
 
 def _put(path: Path, content: str | Path) -> None:

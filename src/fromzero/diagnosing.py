@@ -176,7 +176,9 @@ def apply(
     os.environ.update(finding.environment)
     fold = record.get("fold")
     without = [*record.get("without", ()), *finding.without]
-    console.line(say("diagnose.applying", finding=say(f"diagnose.{code}.name"), change=_all(finding)))
+    told = {name: changed[name] for name in finding.words if name in changed}  # the caller's word goes before the fix's
+    change = _all(dataclasses.replace(finding, words=told))
+    console.line(say("diagnose.applying", finding=say(f"diagnose.{code}.name"), change=change))
     made = train(
         record["data"],
         output=output or _beside(source.path, code),
@@ -185,7 +187,7 @@ def apply(
         console=console,
         **changed,
     )
-    made.note(mended={"run": str(source.path), "finding": code, "words": dict(finding.words)})
+    made.note(mended={"run": str(source.path), "finding": code, "words": told})
     return made
 
 

@@ -17,8 +17,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help=say("flag.deploy.output"))
     parser.add_argument("--name", help=say("flag.deploy.name"))
     parser.add_argument("--gpu", action="store_true", help=say("flag.deploy.gpu"))
-    parser.add_argument("--port", type=_words.within(int, 1, 65535), default=8000, help=say("flag.deploy.port"))
-    parser.add_argument("--replicas", type=_words.within(int, 1), default=1, help=say("flag.deploy.replicas"))
+    parser.add_argument("--port", type=_words.within(int, 1, 65535), help=say("flag.deploy.port"))
+    parser.add_argument("--replicas", type=_words.within(int, 1), help=say("flag.deploy.replicas"))
     parser.add_argument("--image", default="", help=say("flag.deploy.image"))
     parser.add_argument("--json", action="store_true", help=say("flag.json"))
 

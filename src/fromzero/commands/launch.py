@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fromzero.cli import parser_of
 from fromzero.commands import _words
+from fromzero.commands._parsing import parser_of
 from fromzero.language import say
 from fromzero.launching import FORMATS, Job, check_shape, words_of
 

@@ -9,8 +9,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fromzero.commands import _words
 from fromzero.errors import UsageError
 from fromzero.language import say
+
+LEAST_UPLOAD = 0.001  # MiB
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,13 +22,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help=say("serve.flag.host"))
     parser.add_argument("--port", type=int, default=8000, metavar="P", help=say("serve.flag.port"))
     parser.add_argument("--p99", metavar="T", help=say("serve.flag.p99"))
-    parser.add_argument("--max-batch", type=int, metavar="N", help=say("serve.flag.max_batch"))
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help=say("serve.flag.workers"))
+    parser.add_argument("--max-batch", type=_words.within(int, 1), metavar="N", help=say("serve.flag.max_batch"))
+    parser.add_argument("--workers", type=_words.within(int, 0), default=1, metavar="N", help=say("serve.flag.workers"))
     parser.add_argument("--api-key", action="append", default=[], metavar="KEY", help=say("serve.flag.api_key"))
     parser.add_argument("--api-keys-file", type=Path, metavar="FILE", help=say("serve.flag.api_keys_file"))
-    parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help=say("serve.flag.cors"))
+    parser.add_argument(
+        "--cors", action="append", type=_origin, default=[], metavar="ORIGIN", help=say("serve.flag.cors")
+    )
     parser.add_argument("--rate", metavar="N/s", help=say("serve.flag.rate"))
-    parser.add_argument("--max-upload", type=float, metavar="MIB", help=say("serve.flag.max_upload"))
+    parser.add_argument(
+        "--max-upload", type=_words.within(float, LEAST_UPLOAD), metavar="MIB", help=say("serve.flag.max_upload")
+    )
     parser.add_argument("--quiet", action="store_true", help=say("serve.flag.quiet"))
 
 
@@ -38,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         port=options.port,
         quiet=options.quiet,
         more=_named(options.more),
-        workers=max(0, options.workers),
+        workers=options.workers,
         **_settings(options),
     )
 
@@ -54,12 +61,19 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     if options.p99 is not None:
         given["target"] = _seconds(options.p99)
     if options.max_batch is not None:
-        given["max_batch"] = max(1, options.max_batch)
+        given["max_batch"] = options.max_batch
     if options.rate is not None:
         given["rate"] = rate(options.rate)
     if options.max_upload is not None:
-        given["max_bytes"] = max(1, int(options.max_upload * 2**20))
+        given["max_bytes"] = int(options.max_upload * 2**20)
     return given
+
+
+def _origin(word: str) -> str:
+    """An origin as browsers send it, or "*"; anything else would match none."""
+    if word != "*" and not re.fullmatch(r"https?://[^/\s]+", word):
+        raise argparse.ArgumentTypeError(say("serve.no_origin", word=word))
+    return word
 
 
 def _seconds(word: str) -> float:

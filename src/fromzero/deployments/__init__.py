@@ -1,5 +1,6 @@
 """One file a system that runs an artifact for good, found by this folder. Each has:
 
+UNUSED                                   fields of Service that this system has no use for
 PACKAGED                                 whether the folder also gets `model/` (the artifact), fromzero's own wheel and
                                          `requirements.txt`
 files(service) -> {path: text or Path}   what is written into the folder: a text, or the file that a Path names

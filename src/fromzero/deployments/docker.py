@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fromzero.deployments import MODEL, REQUIREMENTS, Service
 
+UNUSED = ()
 PACKAGED = True
 SITE = "/usr/local/lib/python{python}/site-packages/nvidia"
 
@@ -40,8 +41,13 @@ USER 10001
 EXPOSE {service.port}
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \\
   CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:{service.port}/readyz', timeout=2)"]
-CMD ["fromzero", "serve", "/app/{MODEL}", "--host", "0.0.0.0", "--port", "{service.port}"]
+CMD ["fromzero", "serve", "/app/{MODEL}", "--host", "0.0.0.0", "--port", "{service.port}"{_workers(service)}]
 """
+
+
+def _workers(service: Service) -> str:
+    """Processes in the one container, where more than one was asked for."""
+    return f', "--workers", "{service.replicas}"' if service.replicas > 1 else ""
 
 
 def _cuda(service: Service) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from fromzero.deployments import Service
+from fromzero.deployments import MODEL, Service
 
+UNUSED = ()
 PACKAGED = False  # the image carries it all
 
 
@@ -15,7 +16,7 @@ def files(service: Service) -> dict[str, str]:
 
 def after(service: Service) -> list[str]:
     return [
-        f"docker push {service.tag}",
+        f"docker push {service.tag}",  # as `--to docker` built it
         "kubectl apply --filename kubernetes.yaml",
         f"kubectl rollout status deployment/{service.name}",
         f"kubectl port-forward service/{service.name} {service.port}:80",
@@ -73,6 +74,7 @@ spec:
       containers:
         - name: serve
           image: {json.dumps(service.tag)}
+          args: ["fromzero", "serve", "/app/{MODEL}", "--host", "0.0.0.0", "--port", "{port}"]
           ports:
             - name: http
               containerPort: {port}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fromzero.deployments import MODEL, REQUIREMENTS, Service
 
+UNUSED = ("image",)
 PACKAGED = True
 RAY = "2.60"  # what this was run with
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fromzero.deployments import MODEL, REQUIREMENTS, Service
 
+UNUSED = ("image",)
 PACKAGED = True
 PREFIX = "/opt/fromzero"
 
@@ -18,6 +19,9 @@ def after(service: Service) -> list[str]:
 
 def _unit(service: Service) -> str:
     home = f"{PREFIX}/{service.name}"
+    workers = f" --workers {service.replicas}" if service.replicas > 1 else ""
+    # The first 1024 ports are root's, unless a service is given this right.
+    capabilities = "CAP_NET_BIND_SERVICE" if service.port < 1024 else ""
     return f"""[Unit]
 Description=fromzero: {service.name}
 Wants=network-online.target
@@ -25,7 +29,7 @@ After=network-online.target
 
 [Service]
 Type=exec
-ExecStart={home}/venv/bin/fromzero serve {home}/{MODEL} --host 127.0.0.1 --port {service.port}
+ExecStart={home}/venv/bin/fromzero serve {home}/{MODEL} --host 127.0.0.1 --port {service.port}{workers}
 Environment=PYTHONUNBUFFERED=1
 # FROMZERO_API_KEYS=key,key
 EnvironmentFile=-/etc/fromzero/{service.name}.env
@@ -59,8 +63,8 @@ SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged
 SystemCallErrorNumber=EPERM
-CapabilityBoundingSet=
-AmbientCapabilities=
+CapabilityBoundingSet={capabilities}
+AmbientCapabilities={capabilities}
 UMask=0077
 
 [Install]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fromzero.deployments import MODEL, REQUIREMENTS, Service, Tensor
 
+UNUSED = ("image", "port")
 PACKAGED = True  # for the client
 MAX_BATCH = 64
 DELAY_MICROSECONDS = 1000  # that a request may wait for others

@@ -76,6 +76,8 @@ def explain(
         raise UnknownName("method", method, METHODS)
     classifier = open_classifier(path)
     name, sample = next(iter(given(classifier, word)))
+    if output is not None and output.exists() and Path(name).exists() and output.samefile(name):
+        raise UsageError("explained_itself", path=output)
     task = "image" if classifier.task == "custom" else classifier.task
     inputs = prepared(sample, classifier.preprocessing)
     scores = classifier.scores(inputs[None])[0]
@@ -97,7 +99,7 @@ def explain(
         heat=tuple(tuple(round(float(cell), 4) for cell in row) for row in scaled(found)) if picture else (),
         highest=max(0.0, float(found.max()) if picture else max((part.effect for part in found), default=0.0)),
         parts=() if picture else tuple(found),
-        file=str(output or _beside(Path(path), task, sample)),
+        file=str(output or _beside(Path(path), task, sample, method)),
         seconds=seconds,
     )
     _write(Path(explanation.file), explanation, sample, classifier.preprocessing)
@@ -193,12 +195,14 @@ def _network(classifier: Classifier, method: str) -> Any:
     return classifier
 
 
-def _beside(path: Path, task: str, sample: Any) -> Path:
-    """Not beside the picture: there it would be taken for one more sample of the data set."""
-    if task == "image":
-        return path / "explained" / f"{Path(sample).stem}.png"
+def _beside(path: Path, task: str, sample: Any, method: str) -> Path:
+    """Not beside the picture: there it would be taken for one more sample of the data set. A file a method."""
     mark = hashlib.blake2b(repr(sample).encode(), digest_size=4).hexdigest()
-    return path / "explained" / (f"text-{mark}.html" if task == "text" else f"row-{mark}.png")
+    name = {
+        "image": f"{Path(sample).stem}-{method}.png" if task == "image" else "",
+        "text": f"text-{mark}-{method}.html",
+    }
+    return path / "explained" / name.get(task, f"row-{mark}-{method}.png")
 
 
 def _write(path: Path, explanation: Explanation, sample: Any, how: Any) -> None:

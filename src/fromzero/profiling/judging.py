@@ -116,13 +116,14 @@ def _python(found: Measured) -> Bottleneck:
     share = (found.between + found.tiny) * found.resident / found.step
     alone = sum(each.seconds for each in found.functions if each.place)
     mine = next((each for each in found.functions if each.own), None)
-    where = f"{mine.name} ({mine.place})" if mine else "-"
+    where = f"{mine.name} ({mine.place})" if mine else ""
     calls = sum(each.calls for each in found.operators)
     if mine is not None and mine.seconds > BLAMED * alone and found.between * found.resident > CALL * calls:
         between = f"{found.between:.0%}"
         return _bottleneck("python", share, where=where, calls=f"{mine.calls:.0f}", between=between)
     few = {"calls": f"{found.tiny_calls:.0f}", "shortest": f"{TINY:.0f}"}
-    return _bottleneck("overhead", share, half=False, where=where, batch=found.batch, **few)
+    most = say("profile.most", where=where) if where else ""
+    return _bottleneck("overhead", share, half=False, most=most, batch=found.batch, **few)
 
 
 def _optimizer(found: Measured) -> Bottleneck:
