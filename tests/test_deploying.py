@@ -400,6 +400,37 @@ def test_what_cannot_be_deployed(tiny_run, tiny_artifact, tmp_path):
     assert (tmp_path / "full/mine.txt").read_text() == "kept"
 
 
+def test_only_what_the_artifact_names_is_carried_away(tiny_artifact, tmp_path):
+    mine = tmp_path / "mine"
+    shutil.copytree(tiny_artifact, mine)
+    (mine / "explained").mkdir()
+    (mine / "explained" / "patient.png").write_bytes(b"private")
+    deploy(mine, "docker", tmp_path / "out")
+    named = {"artifact.json", *json.loads((tiny_artifact / "artifact.json").read_text())["sha256"]}
+    assert {
+        each.relative_to(tmp_path / "out/model").as_posix() for each in (tmp_path / "out/model").rglob("*")
+    } == named
+
+
+def test_what_was_asked_for_is_in_the_files_or_refused(tiny_artifact, tmp_path):
+    def text(to, name, **settings):
+        return (deploy(tiny_artifact, to, tmp_path / name, name="tiny", **settings).path / name).read_text()
+
+    assert '"--port", "9000", "--workers", "3"]' in text("docker", "Dockerfile", replicas=3, port=9000)
+    assert "--workers" not in (deploy(tiny_artifact, "docker", tmp_path / "one").path / "Dockerfile").read_text()
+    unit = text("systemd", "tiny.service", replicas=2, port=80)
+    assert "--port 80 --workers 2\n" in unit and "\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n" in unit
+    assert '"--port", "9000"]' in text("kubernetes", "kubernetes.yaml", port=9000)
+    for to, settings, code in (
+        ("triton", {"port": 9000}, "setting_unused"),
+        ("systemd", {"image": "cats:1"}, "setting_unused"),
+        ("docker", {"image": "bad image; rm"}, "not_an_image"),
+    ):
+        with pytest.raises(UsageError) as error:
+            deploy(tiny_artifact, to, tmp_path / "none", **settings)
+        assert error.value.code == code and not (tmp_path / "none").exists()
+
+
 def test_the_command(tiny_artifact, tmp_path, capsys):
     words = ["deploy", str(tiny_artifact), "--to", "kubernetes", "-o", str(tmp_path / "k8s"), "--name", "tiny"]
     assert main(words) == 0

@@ -204,7 +204,7 @@ def test_a_run_that_ran_away_is_trained_again_with_smaller_steps(data, models, t
     made = diagnose(run.path)
     found = made.findings[0].finding
     assert found.code == "nan_source" and found.evidence["cause"] == "ran_away" and found.evidence["growth"] > 1e3
-    again = apply(run.path, "nan_source")
+    again = apply(run.path, "nan_source", epochs=1)
     assert again.record()["status"] == "finished" and again.path == tmp_path / "run-nan-source"
     assert again.plan().recipe.lr < 1 and again.plan().recipe.clip == 1.0
     assert again.record()["mended"]["finding"] == "nan_source"

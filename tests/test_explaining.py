@@ -308,6 +308,8 @@ def test_a_run_and_an_artifact_are_explained(tiny_run, tiny_artifact, tiny_data,
 
 
 def test_what_cannot_be_explained_so_says_why(tiny_artifact, tiny_data, tmp_path, capsys):
+    from PIL import Image
+
     from fromzero.cli import main
 
     picture = str(next(tiny_data.rglob("*.png")))
@@ -315,9 +317,11 @@ def test_what_cannot_be_explained_so_says_why(tiny_artifact, tiny_data, tmp_path
         (["--method", "grad-cam"], "method_needs_run"),
         (["--label", "狗"], "unknown_label"),
         (["-o", str(tmp_path / "a.txt")], "explained_kind"),
+        (["-o", picture], "explained_itself"),
     ):
         assert main(["explain", str(tiny_artifact), picture, *words]) == 2
         assert code in capsys.readouterr().err
+    Image.open(picture).verify()  # it is as it was
 
 
 def test_occlusion_needs_no_torch():

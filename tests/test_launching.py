@@ -144,6 +144,7 @@ def test_launch_writes_the_file(tmp_path, capsys):
         (["--to", "slurm", "--nodes", "2", "--cards", "3", "--", "train", "x"], "cards_over_nodes"),
         (["--to", "slurm", "--", "train", "x", "--cards", "2"], "launch_own_words"),
         (["--to", "slurm", "--", "train", "x", "--output=y"], "launch_own_words"),
+        (["--to", "slurm", "--", "train", "x", "--bogus", "3"], "unknown_flag"),
         (["--to", "slurm", "--name", "a b", "--", "train", "x"], "not_a_job_name"),
         (["--to", "kubernetes", "--", "train", "x"], "image_and_claim"),
     ],

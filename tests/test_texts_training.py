@@ -17,7 +17,7 @@ from fromzero.data import tokens
 from fromzero.errors import FromzeroError, RunError, UsageError
 from fromzero.generating import drawn, generate
 from fromzero.models.fresh import fresh
-from fromzero.predicting import classify, open_classifier
+from fromzero.predicting import classify, given, open_classifier
 from fromzero.preparing import prepare
 from fromzero.records import Recipe
 from fromzero.starting import train
@@ -120,9 +120,38 @@ def test_variations_of_pictures_are_refused_for_texts(reviews, tmp_path):
         with pytest.raises(UsageError) as caught:
             train(reviews, model="rnn", output=tmp_path / "none", **words, **WORDS)
         assert caught.value.code == "no_such_variation" and "erase" in caught.value.fix
-    with pytest.raises(UsageError) as caught:
-        train(reviews, model="rnn", resize="pad", output=tmp_path / "none", **WORDS)
-    assert caught.value.code == "flag_for_other_data"
+    for words in ({"resize": "pad"}, {"imgsz": 32}):
+        with pytest.raises(UsageError) as caught:
+            train(reviews, model="rnn", output=tmp_path / "none", **words, **WORDS)
+        assert caught.value.code == "flag_for_other_data"
+
+
+def test_classes_are_not_balanced_where_there_are_none(novel, tmp_path):
+    for words in ({"sampling": "sqrt"}, {"class_weights": "balanced"}):
+        with pytest.raises(UsageError) as caught:
+            train(novel, output=tmp_path / "none", **words, **WORDS)
+        assert caught.value.code == "flag_for_other_data" and not (tmp_path / "none").exists()
+
+
+def test_a_language_model_is_diagnosed(writer):
+    from fromzero.diagnosing import diagnose
+
+    made = diagnose(writer.path)
+    assert made.checked and not any(each.finding.code == "leakage" for each in made.findings)
+
+
+def test_files_of_texts_are_read_in_their_encoding(classifier, tmp_path):
+    opened = open_classifier(classifier.path)
+    (tmp_path / "a.txt").write_bytes("很好，值得买".encode("gb18030"))
+    (tmp_path / "b.csv").write_bytes("评论,类别\n很好，值得买,1\n".replace("，值", "。值").encode("utf-16"))
+    (tmp_path / "c.csv").write_text("x,y\n1,2\n")
+    assert [text for _, text in given(opened, str(tmp_path / "a.txt"))] == ["很好，值得买"]
+    assert list(given(opened, str(tmp_path / "b.csv"))) == [(f"{tmp_path / 'b.csv'}:1", "很好。值得买")]
+    for word, code in ((str(tmp_path / "c.csv"), "no_text_column"), ("nosuch.csv", "no_text_file")):
+        with pytest.raises(UsageError) as caught:
+            list(given(opened, word))
+        assert caught.value.code == code
+    assert list(given(opened, "see report.csv")) == [("see report.csv", "see report.csv")]
 
 
 def test_a_language_model_learns_and_writes(writer):

@@ -220,6 +220,14 @@ def test_an_existing_run_is_never_written_over(pictures, whole):
     assert error.value.code == "run_exists"
 
 
+def test_a_resumed_run_takes_no_other_words(whole, capsys):
+    from fromzero.cli import main
+
+    assert main(["train", "--resume", str(whole.path), "--epochs", "9", "--lr", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "resume_with_words" in said and "--epochs, --lr" in said
+
+
 def test_changed_data_cannot_be_resumed(pictures, tmp_path):
     import shutil
 

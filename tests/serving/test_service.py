@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from fromzero.cli import main
 from fromzero.errors import UsageError
 from fromzero.serving import access
 from fromzero.serving.app import application
@@ -224,6 +225,14 @@ def test_other_sites_may_ask_only_where_that_was_said(threshold):
 
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="forks and sends POSIX signals")
+
+
+@pytest.mark.parametrize(
+    "words", [["--max-upload", "0"], ["--max-batch", "0"], ["--workers", "-1"], ["--cors", "example.org"]]
+)
+def test_values_that_mean_nothing_are_refused(artifact, words, capsys):
+    assert main(["serve", str(artifact), *words]) == 2
+    assert "bad_arguments" in capsys.readouterr().err
 
 
 @posix
