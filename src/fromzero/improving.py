@@ -316,8 +316,9 @@ def _stands(seen: Seen) -> str:
 
 
 def _standing(seen: Seen) -> dict[str, Any]:
-    told = {"train": f"{seen.train_loss:.3g}", "val": f"{seen.val_loss:.3g}", "fall": f"{_fall(seen):.1%}"}
-    return {"epochs": _last_third(seen), **told}
+    fall = _fall(seen)
+    told = {"train": f"{seen.train_loss:.3g}", "val": f"{seen.val_loss:.3g}"}
+    return {"epochs": _last_third(seen), **told, "fall": f"{fall:.1%}", "change": f"{-fall:+.1%}"}
 
 
 def _last_third(seen: Seen) -> int:
