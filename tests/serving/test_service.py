@@ -227,6 +227,18 @@ def test_other_sites_may_ask_only_where_that_was_said(threshold):
 posix = pytest.mark.skipif(sys.platform == "win32", reason="forks and sends POSIX signals")
 
 
+def test_a_damaged_model_is_not_called_unchanged(artifact, tmp_path, ready):
+    served = tmp_path / "served"
+    shutil.copytree(artifact, served)
+    with TestClient(application({"shades": served}, keys=(b"key",), language="en")) as client:
+        client.headers["x-api-key"] = "key"
+        assert ready(client).post("/models/shades/reload").json()["changed"] is False
+        (served / json.loads((served / "artifact.json").read_text())["file"]).write_bytes(b"broken")
+        answer = client.post("/models/shades/reload")
+        assert answer.status_code == 409 and answer.json()["code"] == "reload_failed"
+        assert client.get("/readyz").status_code == 200
+
+
 @pytest.mark.parametrize(
     "words", [["--max-upload", "0"], ["--max-batch", "0"], ["--workers", "-1"], ["--cors", "example.org"]]
 )

@@ -42,8 +42,11 @@ def profile(path: Path | str, seconds: float = 4.0, console: Console | None = No
     stepping = sum(alone.stepping) / len(alone.stepping)
     entering = sum(alone.entering) / len(alone.entering)
     resident = entering + stepping
-    step = max(loop.step, resident)  # a moment's disturbance must not make loading look free of cost
-    parts = {"waiting": step - resident, "entering": entering, **measuring.phases(steps, stepping, seconds / 2)}
+    # What loading costs a step: its waiting, and at most a batch's own making, which takes cores from the step. Where
+    # the two paces differ by more, somebody else was at work.
+    cost = min(max(0.0, loop.step - resident), waiting + loading.batch)
+    step = resident + cost
+    parts = {"waiting": cost, "entering": entering, **measuring.phases(steps, stepping, seconds / 2)}
 
     console.line(say("profile.tracing"))
     with tempfile.TemporaryDirectory() as scratch:

@@ -40,7 +40,7 @@ from fromzero.serving.access import Guard, Limiter, Rate
 from fromzero.serving.answers import refusal, spoken_to, status_of, word
 from fromzero.serving.batcher import Overloaded, Workers
 from fromzero.serving.endpoint import Predict, answered
-from fromzero.serving.models import Hosted, Opened, hosted, version_of, warm_up
+from fromzero.serving.models import Hosted, Opened, hosted, intact, version_of, warm_up
 from fromzero.serving.observing import Observer, counters
 from fromzero.serving.pages import Page, page
 
@@ -268,10 +268,13 @@ class Service:
     async def exchange(self, name: str) -> bool:
         """Answer with what now lies in the model's folder: opened and warmed while the old one answers, then put in
         its place. Requests that the old one has accepted are answered by it. False: nothing new lies there. Raises
-        what `open_classifier` raises; then the old one stays."""
+        what `open_classifier` raises, also for files that are no longer what they were; then the old one stays."""
         async with self.exchanging:
             old = self.models[name]
-            if old.path is None or version_of(old.path) == old.version:
+            if old.path is None:
+                return False
+            if version_of(old.path) == old.version:
+                await anyio.to_thread.run_sync(intact, old.path)
                 return False
             fresh = await anyio.to_thread.run_sync(hosted, name, old.path, self.workers)
             await self._warm(fresh)

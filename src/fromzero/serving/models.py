@@ -17,6 +17,7 @@ import numpy as np
 
 from fromzero.errors import UsageError
 from fromzero.runtimes import Classifier
+from fromzero.runtimes._artifact import DESCRIPTION, described
 from fromzero.serving import samples
 from fromzero.serving.batcher import Lane, Workers, measure
 from fromzero.serving.pages import asked_for
@@ -94,6 +95,13 @@ def version_of(path: Path) -> str:
         if (path / file).is_file():
             return hashlib.sha256((path / file).read_bytes()).hexdigest()[:12]
     return ""
+
+
+def intact(path: Path) -> None:
+    """Raises RunError for an artifact whose files are no longer those that were exported: the next process could not
+    open it."""
+    if (path / DESCRIPTION).is_file():
+        described(path)
 
 
 def named(others: Collection[str], classifier: Classifier) -> str:
