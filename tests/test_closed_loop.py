@@ -13,7 +13,7 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize(
     ("model", "imgsz"),
-    [("cnn", 256), ("resnet18", 128), pytest.param("mobilenetv2_100", 128, marks=pytest.mark.slow)],
+    [("cnn", 256), *(pytest.param(name, 128, marks=pytest.mark.slow) for name in ("resnet18", "mobilenetv2_100"))],
     ids=["cnn", "resnet", "mobilenet"],
 )
 def test_memory_of_a_run_is_as_predicted(model, imgsz, tiny_data, tmp_path):

@@ -155,7 +155,7 @@ KILLS = [
     ("between the two renames of a swap", _IN_SWAP.format(number=4)),
     ("while the best weights are written", _AT_BEST),
 ]  # fmt: skip
-RARE = ("last epoch", "between the two renames of a swap")
+RARE = ("first step", "last epoch", "between the two renames of a swap")
 
 
 def child(patch: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -273,7 +273,7 @@ def test_bad_pictures_are_counted_aloud(tmp_path):
     assert said == []
     (tmp_path / "a" / "bad.png").write_bytes(b"no picture")
     prepare(tmp_path, Listening())
-    assert "1 of 17 pictures" in said[0]
+    assert "1 of 17 samples" in said[0]
 
 
 def test_a_picture_lost_in_mid_run_does_not_end_it(pictures, tmp_path):
@@ -506,4 +506,4 @@ def test_pictures_under_two_labels_are_said_before_training(tiny_data, tmp_path,
     first, second = sorted(each for each in data.iterdir() if each.is_dir())[:2]
     shutil.copy(next(first.glob("*.png")), second / "again.png")
     prepare(data, Terminal())
-    assert "1 pictures stand in several classes" in capsys.readouterr().err
+    assert "1 samples stand in several classes" in capsys.readouterr().err
