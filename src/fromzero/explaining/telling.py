@@ -198,11 +198,8 @@ def _network(classifier: Classifier, method: str) -> Any:
 def _beside(path: Path, task: str, sample: Any, method: str) -> Path:
     """Not beside the picture: there it would be taken for one more sample of the data set. A file a method."""
     mark = hashlib.blake2b(repr(sample).encode(), digest_size=4).hexdigest()
-    name = {
-        "image": f"{Path(sample).stem}-{method}.png" if task == "image" else "",
-        "text": f"text-{mark}-{method}.html",
-    }
-    return path / "explained" / name.get(task, f"row-{mark}-{method}.png")
+    stem = Path(sample).stem if task == "image" else f"{'text' if task == 'text' else 'row'}-{mark}"
+    return path / "explained" / f"{stem}-{method}{'.html' if task == 'text' else '.png'}"
 
 
 def _write(path: Path, explanation: Explanation, sample: Any, how: Any) -> None:
