@@ -228,6 +228,28 @@ def test_a_resumed_run_takes_no_other_words(whole, capsys):
     assert "resume_with_words" in said and "--epochs, --lr" in said
 
 
+def test_flags_that_would_do_nothing_are_refused(tiny_data, tmp_path, capsys):
+    from fromzero.cli import main
+
+    for words, code in (
+        (["--budget", "3"], "budget_without_target"),
+        (["--dora"], "dora_without_lora"),
+        (["--seq", "8"], "flag_for_other_data"),
+    ):
+        assert main(["train", str(tiny_data), *words, "--output", str(tmp_path / "none")]) == 2
+        assert code in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def test_a_class_that_only_the_test_part_has_is_named(tmp_path, capsys):
+    from fromzero.preparing import prepare
+    from fromzero.terminal import Terminal
+
+    rows = [f"{n},{'ab'[n % 2]},{'test' if n % 4 == 0 else 'train'}" for n in range(80)]
+    (tmp_path / "t.csv").write_text("\n".join(["size,label,split", *rows, "1,c,test", "2,c,test"]) + "\n")
+    prepare(tmp_path / "t.csv", Terminal())
+    assert "No training sample is of class c:" in capsys.readouterr().err
+
+
 def test_changed_data_cannot_be_resumed(pictures, tmp_path):
     import shutil
 
