@@ -204,10 +204,12 @@ def test_a_run_that_ran_away_is_trained_again_with_smaller_steps(data, models, t
     made = diagnose(run.path)
     found = made.findings[0].finding
     assert found.code == "nan_source" and found.evidence["cause"] == "ran_away" and found.evidence["growth"] > 1e3
-    again = apply(run.path, "nan_source", epochs=1)
+    again = apply(run.path, "nan_source")
     assert again.record()["status"] == "finished" and again.path == tmp_path / "run-nan-source"
     assert again.plan().recipe.lr < 1 and again.plan().recipe.clip == 1.0
     assert again.record()["mended"]["finding"] == "nan_source"
+    mine = apply(run.path, "nan_source", epochs=1, clip=0.5)  # the caller's word goes before the fix's, and is told
+    assert mine.plan().recipe.clip == mine.record()["mended"]["words"]["clip"] == 0.5
 
 
 def test_a_bad_start_is_mended_by_the_start_that_was_measured(data, models, tmp_path):

@@ -133,9 +133,13 @@ def test_classes_are_not_balanced_where_there_are_none(novel, tmp_path):
         assert caught.value.code == "flag_for_other_data" and not (tmp_path / "none").exists()
 
 
-def test_a_language_model_is_diagnosed(writer):
+def test_a_language_model_is_diagnosed(writer, monkeypatch):
+    """Its rows are windows and not texts: nobody may ask for features of them."""
     from fromzero.diagnosing import diagnose
+    from fromzero.diagnosis import _facts, samples
 
+    monkeypatch.setattr(samples, "LEAST_COMPARED", 2)
+    monkeypatch.setattr(_facts.Facts, "features", lambda facts, rows: pytest.fail("features of windows"))
     made = diagnose(writer.path)
     assert made.checked and not any(each.finding.code == "leakage" for each in made.findings)
 

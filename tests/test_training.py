@@ -226,6 +226,9 @@ def test_a_resumed_run_takes_no_other_words(whole, capsys):
     assert main(["train", "--resume", str(whole.path), "--epochs", "9", "--lr", "1"]) == 2
     said = capsys.readouterr().err
     assert "resume_with_words" in said and "--epochs, --lr" in said
+    assert main(["train", "--resume", str(whole.path), "--device", "cpu", "--track", "mlflow"]) == 2
+    assert "--device, --track" in capsys.readouterr().err
+    assert main(["train", "--resume", str(whole.path), "--json"]) == 0  # finished: nothing is left to do
 
 
 def test_flags_that_would_do_nothing_are_refused(tiny_data, tmp_path, capsys):

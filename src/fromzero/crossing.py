@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fromzero.data.opening import whereabouts
 from fromzero.errors import RunError, UsageError
 from fromzero.evaluation import Evaluation, LanguageEvaluation, wilson
 from fromzero.files import write_json
@@ -67,8 +68,7 @@ def cross_validate(
 
 def _claim(output: Path, data: Path | str, words: Mapping[str, Any]) -> None:
     """Write down what this is of; refuse a folder that holds something else."""
-    where = str(data) if "://" in str(data) else str(Path(data).resolve())
-    asked = json.loads(json.dumps({"data": where, "words": to_json(words)}))
+    asked = json.loads(json.dumps({"data": whereabouts(data), "words": to_json(words)}, default=str))
     path = output / ASKED
     if path.is_file():
         if json.loads(path.read_text(encoding="utf-8")) != asked:

@@ -53,7 +53,7 @@ def deploy(artifact: Path | str, to: str, output: Path | str | None = None, **se
     settings = {name: value for name, value in settings.items() if value not in (None, "", False)}
     for name in sorted(set(settings) & set(target.UNUSED)):
         raise UsageError("setting_unused", flag=f"--{name}", target=to)
-    if not re.fullmatch(IMAGE, settings.get("image", "x")):
+    if "image" in settings and not re.fullmatch(IMAGE, settings["image"]):
         raise UsageError("not_an_image", image=settings["image"])
     service = _service(Path(artifact), settings)
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")

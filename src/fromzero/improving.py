@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fromzero import tasks
-from fromzero.data.opening import open_data
+from fromzero.data.opening import open_data, whereabouts
 from fromzero.errors import FromzeroError, MissingPackage, RunError, UsageError
 from fromzero.evaluation import Evaluation
 from fromzero.files import disk_error, write_json
@@ -154,7 +154,7 @@ def _improve(folder: Path, made: Improvement, words: Mapping[str, Any], console:
 
 def _opened(folder: Path, data: Path | str, target: float, budget: int, words: Mapping[str, Any]) -> Improvement:
     """What was done so far. Raises RunError if that was something else."""
-    where = str(data) if "://" in str(data) else str(Path(data).resolve())
+    where = whereabouts(data)
     new = Improvement(data=where, measure="", target=target, budget=budget, trials=())
     path = folder / FILE
     if not path.is_file():

@@ -20,6 +20,7 @@ from fromzero import engine as engines
 from fromzero.cautions import cautions, check_bf16, safe_precision
 from fromzero.data.batches import Batch, ordered_batches, training_batches
 from fromzero.data.manifest import Manifest, digest
+from fromzero.data.opening import whereabouts
 from fromzero.data.sampling import drawn
 from fromzero.errors import FromzeroError, UnknownName, UsageError
 from fromzero.finding import STEPS as TRIED_STEPS
@@ -138,7 +139,7 @@ def train(
         f"{Path(data).resolve().name}-{model.replace(':', '-').replace('/', '-')}",
         planned,
         how,
-        data=str(data) if "://" in str(data) else str(Path(data).resolve()),
+        data=whereabouts(data),
         data_digest=digest(manifest),
         fold=fold,
         without=list(without),

@@ -203,7 +203,7 @@ def test_planted_faults_in_a_table(tmp_path):
     size, colour, wanted = numbers(rng, 400)
     holes = np.where(rng.random(len(size)) < 0.2, "", size.round(1).astype(str))
     size[7] = 9000
-    holes[0] = "inf"
+    holes[0], holes[2] = "inf", "1e999"
     leak = np.where(wanted == 1, "approved", "refused")
     score = wanted * 5 + rng.normal(0, 0.3, len(size)).round(2)
     lines = list(zip(range(400), size, colour, ["x"] * 400, leak, score, holes, wanted, strict=True))

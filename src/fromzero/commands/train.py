@@ -66,9 +66,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _alone(options: argparse.Namespace) -> None:
     """A run goes on as it was started: refuse what would be passed over."""
-    names = ("model", "output", "imgsz", "resize", "seq", "plan", "folds", "target", "budget")
-    given = list(_words.given(options, *names)) + (["track"] if options.track else [])
-    given += ["device"] if options.device != "auto" else []
+    usual = {"resume": options.resume, "json": options.json, "device": "auto", "track": ""}
+    given = [name for name, value in vars(options).items() if value != usual.get(name)]
     if given:
         raise UsageError("resume_with_words", flags=", ".join(f"--{each.replace('_', '-')}" for each in given))
 

@@ -16,6 +16,11 @@ from fromzero.terminal import Console
 LOOKED_AT = 2000  # files of a folder that are looked at to tell what it holds
 
 
+def whereabouts(data: Path | str) -> str:
+    """Where data lies, said so that it is found from any folder: an address as it is, a path from the root."""
+    return str(data) if "://" in str(data) else str(Path(data).resolve())
+
+
 def open_data(
     path: Path | str,
     console: Console | None = None,

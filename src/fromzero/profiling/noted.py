@@ -64,8 +64,9 @@ class Deviation:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """`step` is how long a step takes as training runs it, `resident` with its batch already there. `parts` are
-    waiting, entering (onto the device, normalised), forward (with the loss), backward, clipping and optimizer.
+    """`step` is how long a step takes as training runs it, without what other programs took, `resident` with its batch
+    already there. `parts` are waiting, entering (onto the device, normalised), forward (with the loss), backward,
+    clipping and optimizer.
     `between` is the share of the resident step in which no operator runs: Python, or a card that has nothing to do;
     `tiny` the share in operators too short to be worth their call. `peak` are the tensors' most bytes at once."""
 
